@@ -1,0 +1,2 @@
+//! The binary `varve`.
+fn main() {}
