@@ -1,0 +1,453 @@
+//! From files to a trusted log. Below the checkpoint's recovery point everything is durable and believed: sealed
+//! segments by their sidecar's footer, the rest by its headers. Above it every batch is checked. The tail may be
+//! cut, the middle never: damage that whole batches follow is not a torn write, and cutting there would lose data
+//! that was acknowledged.
+//!
+//! ```text
+//!   sealed, trusted by footer │ headers only │ CRC of each batch │ torn: cut │
+//!                                            └ recovery point    └ log end
+//! ```
+
+use crate::batch::Header;
+use crate::checkpoint::{self, State};
+use crate::disk::Disk;
+use crate::epoch::EpochChain;
+use crate::error::Error;
+use crate::index::{Index, Summary};
+use crate::log::{Active, Opened, Sealed, new_active};
+use crate::offsets::{Offset, Timestamp};
+use crate::producers::Producers;
+use crate::scan::{Checked, Scan, holds_batch};
+use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, base_in, index_name};
+use crate::settings::Settings;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What opening a log found: for one line in the server's own log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Local segments there were.
+    pub segments: usize,
+    /// Bytes whose batches were checked one by one.
+    pub scanned_bytes: u64,
+    /// Bytes of a torn tail that were cut off.
+    pub cut_bytes: u64,
+    /// Sidecars that were missing or did not hold, and have been written anew.
+    pub rebuilt_sidecars: usize,
+    /// There was a checkpoint, but it did not hold: everything was scanned.
+    pub checkpoint_was_damaged: bool,
+}
+
+/// Begins an empty log at `start`.
+pub(crate) fn create(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &Settings,
+    start: Offset,
+    now: Timestamp,
+) -> Result<Opened, Error> {
+    disk.create_dir(dir).map_err(Error::io("create", dir))?;
+    if let Some(&base) = bases(&**disk, dir)?.first() {
+        let there = Segment::new(Arc::clone(disk), dir, base);
+        return Err(Error::corrupt(&there.path, 0, "a log is there already"));
+    }
+    let segment = Segment::new(Arc::clone(disk), dir, start);
+    segment.create()?;
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+    Ok(Opened {
+        sealed: VecDeque::new(),
+        active: new_active(segment, settings, now),
+        log_start: start,
+        checkpointed: start,
+        epochs: EpochChain::new(),
+        producers: Producers::new(),
+    })
+}
+
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &Settings,
+    now: Timestamp,
+) -> Result<(Opened, Recovered), Error> {
+    disk.create_dir(dir).map_err(Error::io("create", dir))?;
+    let mut found = Recovered::default();
+    let state = checkpoint::read(&**disk, dir, &mut found.checkpoint_was_damaged)?;
+    let bases = bases(&**disk, dir)?;
+    found.segments = bases.len();
+    if bases.is_empty() {
+        return Ok((
+            open_without_segments(disk, dir, settings, state, &found, now)?,
+            found,
+        ));
+    }
+    let segments = bases
+        .iter()
+        .map(|&base| Arc::new(Segment::new(Arc::clone(disk), dir, base)))
+        .collect();
+    let mut recovery = Recovery {
+        disk,
+        dir,
+        settings,
+        now,
+        state,
+        found,
+        epochs: EpochChain::new(),
+        producers: Producers::new(),
+    };
+    let opened = recovery.run(segments)?;
+    Ok((opened, recovery.found))
+}
+
+/// Fine for a new log, and for one that a crash caught between removing its last segment and making the next;
+/// otherwise somebody has taken the files away.
+fn open_without_segments(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    settings: &Settings,
+    state: Option<State>,
+    found: &Recovered,
+    now: Timestamp,
+) -> Result<Opened, Error> {
+    match state {
+        None if found.checkpoint_was_damaged => {
+            Err(Error::corrupt(dir, 0, "no segments and no readable checkpoint"))
+        }
+        None => create(disk, dir, settings, Offset::ZERO, now),
+        Some(state) if state.position > 0 => {
+            Err(Error::corrupt(dir, 0, "the checkpointed segment is missing"))
+        }
+        Some(state) => {
+            let opened = create(disk, dir, settings, state.recovery_point, now)?;
+            let State {
+                log_start,
+                epochs,
+                producers,
+                ..
+            } = state;
+            Ok(Opened {
+                log_start,
+                epochs,
+                producers,
+                ..opened
+            })
+        }
+    }
+}
+
+/// The bases of all segments in `dir`, in order.
+fn bases(disk: &dyn Disk, dir: &Path) -> Result<Vec<Offset>, Error> {
+    let names = disk.list(dir).map_err(Error::io("list", dir))?;
+    Ok(names
+        .iter()
+        .filter_map(|name| base_in(name, LOG_SUFFIX))
+        .collect())
+}
+
+struct Recovery<'a> {
+    disk: &'a Arc<dyn Disk>,
+    dir: &'a Path,
+    settings: &'a Settings,
+    now: Timestamp,
+    state: Option<State>,
+    found: Recovered,
+    epochs: EpochChain,
+    producers: Producers,
+}
+
+/// One segment, gone over.
+struct Known {
+    segment: Arc<Segment>,
+    summary: Summary,
+    /// `None`: its sidecar was believed.
+    index: Option<Index>,
+    /// Of the file; what is beyond `summary.bytes` is torn.
+    file_bytes: u64,
+    /// Some of it was above the recovery point.
+    is_touched: bool,
+}
+
+impl Recovery<'_> {
+    fn run(&mut self, segments: Vec<Arc<Segment>>) -> Result<Opened, Error> {
+        if let Some(state) = &self.state {
+            self.epochs = state.epochs.clone();
+            self.producers = state.producers.clone();
+        }
+        let (known, beyond) = self.go_over(segments)?;
+        self.sync(&known, &beyond)?;
+        let mut opened = self.settle(known)?;
+        self.checkpoint(&mut opened)?;
+        Ok(opened)
+    }
+
+    /// Segment by segment up to where the log ends; what lies beyond that has no batches.
+    fn go_over(&mut self, segments: Vec<Arc<Segment>>) -> Result<(Vec<Known>, Vec<Arc<Segment>>), Error> {
+        let mut known = Vec::with_capacity(segments.len());
+        let mut rest = segments.into_iter().peekable();
+        while let Some(segment) = rest.next() {
+            let next_base = rest.peek().map(|next| next.base);
+            let one = self.look_at(segment, next_base)?;
+            let ends_here =
+                next_base.is_some_and(|next| one.summary.end != next || one.summary.bytes < one.file_bytes);
+            let end = one.summary.end;
+            let path = one.segment.path.clone();
+            known.push(one);
+            if ends_here {
+                let beyond: Vec<_> = rest.collect();
+                for later in &beyond {
+                    let bytes = later.file_bytes()?;
+                    if holds_batch(&*later.file()?, &later.path, 0..bytes, end)? {
+                        return Err(Error::corrupt(
+                            &path,
+                            0,
+                            "a segment ends before the next one begins",
+                        ));
+                    }
+                }
+                return Ok((known, beyond));
+            }
+        }
+        Ok((known, Vec::new()))
+    }
+
+    fn look_at(&mut self, segment: Arc<Segment>, next_base: Option<Offset>) -> Result<Known, Error> {
+        let file_bytes = segment.file_bytes()?;
+        let recovery_point = self.state.as_ref().map(|state| state.recovery_point);
+        let is_below = next_base
+            .zip(recovery_point)
+            .is_some_and(|(next, point)| next <= point);
+        if is_below {
+            let footer = segment.read_footer().map(|footer| footer.summary);
+            let holds = |summary: &Summary| {
+                summary.base == segment.base && Some(summary.end) == next_base && summary.bytes == file_bytes
+            };
+            if let Some(summary) = footer.filter(holds) {
+                return Ok(Known {
+                    segment,
+                    summary,
+                    index: None,
+                    file_bytes,
+                    is_touched: false,
+                });
+            }
+        }
+        let trusted = if is_below {
+            file_bytes
+        } else {
+            self.trusted_bytes(&segment, file_bytes)?
+        };
+        let (mut index, mut summary) = if is_below || trusted == 0 {
+            (
+                Index::new(self.settings.index_interval_bytes),
+                Summary::empty(segment.base, self.now),
+            )
+        } else {
+            segment.index_from_headers(trusted, self.settings.index_interval_bytes)?
+        };
+        if trusted > 0 && !is_below && Some(summary.end) != recovery_point {
+            return Err(Error::corrupt(
+                &segment.path,
+                trusted,
+                "the recovery point is not where the checkpoint says",
+            ));
+        }
+        let file = segment.file()?;
+        let mut scan = Scan::new(&*file, &segment.path, summary.bytes, file_bytes, summary.end);
+        while let Checked::Batch(header) = scan.next_batch()? {
+            index.note(&summary, header.base_offset);
+            summary.add(&header, header.max_timestamp.min(self.now));
+            self.found.scanned_bytes += header.batch_length as u64;
+            // Below the recovery point the checkpoint has them already.
+            if !is_below {
+                self.replay(&header);
+            }
+        }
+        self.check_end(&segment, &summary, file_bytes, is_below)?;
+        Ok(Known {
+            segment,
+            summary,
+            index: Some(index),
+            file_bytes,
+            is_touched: !is_below,
+        })
+    }
+
+    /// How much of the segment that holds the recovery point lies below it.
+    fn trusted_bytes(&self, segment: &Segment, file_bytes: u64) -> Result<u64, Error> {
+        let Some(state) = &self.state else { return Ok(0) };
+        if state.recovery_point <= segment.base {
+            return Ok(0);
+        }
+        if state.segment != segment.base {
+            return Err(Error::corrupt(
+                &segment.path,
+                0,
+                "the checkpointed segment is missing",
+            ));
+        }
+        if state.position > file_bytes {
+            return Err(Error::corrupt(
+                &segment.path,
+                file_bytes,
+                "segment ends below the recovery point",
+            ));
+        }
+        Ok(state.position)
+    }
+
+    fn replay(&mut self, header: &Header) {
+        self.epochs.begin(header.leader_epoch, header.base_offset);
+        let when = if header.max_timestamp.is_none() {
+            self.now
+        } else {
+            header.max_timestamp.min(self.now)
+        };
+        self.producers.record(header, when);
+    }
+
+    /// Beyond the last good batch there may be a torn one, and nothing after it.
+    fn check_end(
+        &self,
+        segment: &Segment,
+        summary: &Summary,
+        file_bytes: u64,
+        is_below: bool,
+    ) -> Result<(), Error> {
+        let torn = summary.bytes..file_bytes;
+        if torn.is_empty() {
+            return Ok(());
+        }
+        if is_below {
+            return Err(Error::corrupt(
+                &segment.path,
+                torn.start,
+                "damaged batch below the recovery point",
+            ));
+        }
+        if holds_batch(&*segment.file()?, &segment.path, torn.clone(), summary.end)? {
+            return Err(Error::corrupt(
+                &segment.path,
+                torn.start,
+                "damaged batch with whole ones behind it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Cuts the tail and makes all that was not known to be durable so, before anybody may read it: what has been
+    /// served must not be lost in a second crash.
+    fn sync(&mut self, known: &[Known], beyond: &[Arc<Segment>]) -> Result<(), Error> {
+        for segment in beyond.iter().rev() {
+            self.found.cut_bytes += segment.file_bytes()?;
+            segment.remove()?;
+        }
+        for one in known.iter().filter(|one| one.is_touched) {
+            let file = one.segment.file()?;
+            let path = &one.segment.path;
+            if one.summary.bytes < one.file_bytes {
+                self.found.cut_bytes += one.file_bytes - one.summary.bytes;
+                file.set_len(one.summary.bytes)
+                    .map_err(Error::io("truncate", path))?;
+            }
+            file.sync_data().map_err(Error::io("sync", path))?;
+        }
+        if known.iter().any(|one| one.is_touched) || !beyond.is_empty() {
+            self.disk
+                .sync_dir(self.dir)
+                .map_err(Error::io("sync", self.dir))?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, mut known: Vec<Known>) -> Result<Opened, Error> {
+        let last = known
+            .pop()
+            .ok_or_else(|| Error::corrupt(self.dir, 0, "no segments"))?;
+        let log_start = self.state.as_ref().map(|state| state.log_start);
+        let first_base = known
+            .first()
+            .map_or(last.segment.base, |first| first.segment.base);
+        let mut sealed = VecDeque::with_capacity(known.len());
+        for one in known {
+            if let Some(index) = &one.index
+                && one
+                    .segment
+                    .read_footer()
+                    .is_none_or(|footer| footer.summary.bytes != one.summary.bytes)
+            {
+                one.segment.write_sidecar(index, &one.summary)?;
+                self.found.rebuilt_sidecars += 1;
+            }
+            sealed.push_back(Sealed {
+                segment: one.segment,
+                summary: one.summary,
+                is_written: true,
+            });
+        }
+        self.remove_leftovers(&last.segment, &sealed)?;
+        let first_append = last.summary.first_timestamp;
+        let active = Active {
+            index: last
+                .index
+                .unwrap_or_else(|| Index::new(self.settings.index_interval_bytes)),
+            first_append: if first_append.is_none() {
+                self.now
+            } else {
+                first_append.min(self.now)
+            },
+            written_bytes: last.summary.bytes,
+            segment: last.segment,
+            summary: last.summary,
+        };
+        Ok(Opened {
+            log_start: log_start.unwrap_or(first_base).min(active.summary.end),
+            checkpointed: self
+                .state
+                .as_ref()
+                .map_or(first_base, |state| state.recovery_point),
+            sealed,
+            active,
+            epochs: std::mem::take(&mut self.epochs),
+            producers: std::mem::take(&mut self.producers),
+        })
+    }
+
+    /// Sidecars that have no sealed segment, and a checkpoint that was never finished.
+    fn remove_leftovers(&self, active: &Segment, sealed: &VecDeque<Sealed>) -> Result<(), Error> {
+        let names = self.disk.list(self.dir).map_err(Error::io("list", self.dir))?;
+        let is_leftover = |name: &str| match base_in(name, INDEX_SUFFIX) {
+            Some(base) => sealed
+                .binary_search_by_key(&base, |one| one.segment.base)
+                .is_err(),
+            None => name == checkpoint::NEW_NAME,
+        };
+        debug_assert!(
+            is_leftover(&index_name(active.base)),
+            "the active segment has no sidecar"
+        );
+        for name in names.iter().filter(|name| is_leftover(name)) {
+            let path = self.dir.join(name);
+            self.disk.remove(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// So that the next start does not check the same bytes again. All is synced by now.
+    fn checkpoint(&self, opened: &mut Opened) -> Result<(), Error> {
+        if self.found.scanned_bytes == 0 && self.found.cut_bytes == 0 {
+            return Ok(());
+        }
+        let summary = &opened.active.summary;
+        let state = State {
+            recovery_point: summary.end,
+            segment: summary.base,
+            position: summary.bytes,
+            log_start: opened.log_start,
+            epochs: opened.epochs.clone(),
+            producers: opened.producers.clone(),
+        };
+        opened.checkpointed = state.recovery_point;
+        checkpoint::write(&**self.disk, self.dir, &state)
+    }
+}
