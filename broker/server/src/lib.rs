@@ -1,1 +1,3 @@
-//! server.
+//! One Varve process: sockets, disks, threads.
+
+pub mod wire;
