@@ -1,3 +1,4 @@
-//! One Varve process: sockets, disks, threads.
+//! One Varve process: sockets, disks and threads around the pure crates.
 
+pub mod cli;
 pub mod wire;

@@ -1,2 +1,7 @@
 //! The binary `varve`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    varve_server::cli::main()
+}
