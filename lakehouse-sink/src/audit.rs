@@ -1,0 +1,112 @@
+//! Does the table hold every offset exactly once? Answered from the rows themselves, not from what metadata says.
+
+use crate::progress::{self, Distrust};
+use crate::scan::TableReader;
+use crate::schema;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+use varve_log::Offset;
+
+/// One partition's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionAudit {
+    pub rows: u64,
+    pub first: Offset,
+    pub last: Offset,
+    /// Rows whose offset another row has already.
+    pub duplicates: u64,
+    /// Offsets between first and last that no row has: markers, compacted records, or a loss.
+    pub missing: u64,
+    /// What the table says comes next. It must be above `last`.
+    pub next: Option<Offset>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("the table could not be read")]
+    Unreadable(#[from] iceberg::Error),
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
+}
+
+/// Runs of consecutive offsets in the order they were read: a table written in order needs few of them.
+#[derive(Default)]
+struct Runs(Vec<(i64, i64)>);
+
+impl Runs {
+    fn add(&mut self, offset: i64) {
+        match self.0.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(offset) => *last = offset,
+            _ => self.0.push((offset, offset)),
+        }
+    }
+
+    fn tally(mut self) -> Option<PartitionAudit> {
+        self.0.sort_unstable();
+        let (first, _) = *self.0.first()?;
+        let (mut rows, mut distinct) = (0, 0);
+        let mut last = first - 1;
+        for (start, end) in self.0 {
+            rows += end - start + 1;
+            distinct += (end - last.max(start - 1)).max(0);
+            last = last.max(end);
+        }
+        let unsigned = |count: i64| u64::try_from(count).unwrap_or_default();
+        Some(PartitionAudit {
+            rows: unsigned(rows),
+            first: Offset::new(first),
+            last: Offset::new(last),
+            duplicates: unsigned(rows - distinct),
+            missing: unsigned(last - first + 1 - distinct),
+            next: None,
+        })
+    }
+}
+
+impl TableReader {
+    /// Reads partition and offset of every row.
+    pub async fn audit(&self, topic_id: Uuid) -> Result<BTreeMap<i32, PartitionAudit>, AuditError> {
+        let progress = progress::of_table(&self.metadata, topic_id)?;
+        let mut runs: BTreeMap<i32, Runs> = BTreeMap::new();
+        self.read(&[schema::PARTITION, schema::OFFSET], |columns| {
+            let partitions = columns[0].as_primitive::<Int32Type>().values();
+            let offsets = columns[1].as_primitive::<Int64Type>().values();
+            for (partition, offset) in partitions.iter().zip(offsets) {
+                runs.entry(*partition).or_default().add(*offset);
+            }
+            Ok(())
+        })
+        .await?;
+        let tallied = runs.into_iter().filter_map(|(partition, runs)| {
+            let audit = runs.tally()?;
+            Some((partition, PartitionAudit { next: progress.get(&partition).copied(), ..audit }))
+        });
+        Ok(tallied.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn audit(offsets: &[i64]) -> PartitionAudit {
+        let mut runs = Runs::default();
+        offsets.iter().for_each(|offset| runs.add(*offset));
+        runs.tally().unwrap()
+    }
+
+    #[test]
+    fn rows_in_any_order_are_complete_without_gap_or_repetition() {
+        let all = audit(&[5, 6, 7, 0, 1, 2, 3, 4]);
+        assert_eq!((all.rows, all.duplicates, all.missing), (8, 0, 0));
+        assert_eq!((all.first, all.last), (Offset::new(0), Offset::new(7)));
+    }
+
+    #[test]
+    fn repetitions_and_gaps_are_counted_by_row() {
+        let twice = audit(&[0, 1, 2, 3, 1, 2, 2, 9]);
+        assert_eq!((twice.rows, twice.duplicates, twice.missing), (8, 3, 5));
+    }
+}
