@@ -81,7 +81,13 @@ impl TableReader {
         .await?;
         let tallied = runs.into_iter().filter_map(|(partition, runs)| {
             let audit = runs.tally()?;
-            Some((partition, PartitionAudit { next: progress.get(&partition).copied(), ..audit }))
+            Some((
+                partition,
+                PartitionAudit {
+                    next: progress.get(&partition).copied(),
+                    ..audit
+                },
+            ))
         });
         Ok(tallied.collect())
     }

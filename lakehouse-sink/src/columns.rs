@@ -13,8 +13,7 @@ use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use varve_log::Offset;
-use varve_log::records::Record;
+use varve_log::{Offset, Record};
 
 /// What a row takes besides its bytes: fixed-width columns, lengths and validity.
 const ROW_OVERHEAD_BYTES: usize = 48;
@@ -40,9 +39,23 @@ impl Spans {
         let (Some(first), Some(last)) = (self.0.keys().next(), self.0.keys().next_back()) else {
             return "empty".to_owned();
         };
-        let partitions = if first == last { format!("p{first}") } else { format!("p{first}-{last}") };
-        let low = self.0.values().map(|span| span.0.value()).min().unwrap_or_default();
-        let high = self.0.values().map(|span| span.1.value()).max().unwrap_or_default();
+        let partitions = if first == last {
+            format!("p{first}")
+        } else {
+            format!("p{first}-{last}")
+        };
+        let low = self
+            .0
+            .values()
+            .map(|span| span.0.value())
+            .min()
+            .unwrap_or_default();
+        let high = self
+            .0
+            .values()
+            .map(|span| span.1.value())
+            .max()
+            .unwrap_or_default();
         format!("{partitions}-o{low}-{high}")
     }
 }
@@ -141,7 +154,9 @@ impl Columns {
         self.partitions.append_value(partition);
         self.offsets.append_value(record.offset.value());
         // "No timestamp" and what microseconds cannot say is null.
-        let micros = Some(record.timestamp.value()).filter(|ms| *ms >= 0).and_then(|ms| ms.checked_mul(1000));
+        let micros = Some(record.timestamp.value())
+            .filter(|ms| *ms >= 0)
+            .and_then(|ms| ms.checked_mul(1000));
         self.timestamps.append_option(micros);
         self.keys.append_option(record.key.as_deref());
         self.values.append_option(record.value.as_deref());
@@ -177,14 +192,20 @@ impl Columns {
         for (field, in_arrow) in schema.as_struct().fields().iter().zip(arrow.fields()) {
             let column = match self.finish_fixed(&field.name, in_arrow.data_type())? {
                 Some(column) => column,
-                None => found.remove(&field.id).unwrap_or_else(|| new_null_array(in_arrow.data_type(), self.rows)),
+                None => found
+                    .remove(&field.id)
+                    .unwrap_or_else(|| new_null_array(in_arrow.data_type(), self.rows)),
             };
             columns.push(column);
         }
         let rows = RecordBatch::try_new(arrow, columns)?;
         self.rows = 0;
         self.bytes = 0;
-        Ok(Some(Chunk { rows, schema, spans: std::mem::take(&mut self.spans) }))
+        Ok(Some(Chunk {
+            rows,
+            schema,
+            spans: std::mem::take(&mut self.spans),
+        }))
     }
 
     fn finish_fixed(&mut self, name: &str, in_arrow: &DataType) -> Result<Option<ArrayRef>, ArrowError> {
@@ -205,14 +226,23 @@ impl Columns {
 
     fn finish_headers(&mut self, in_arrow: &DataType) -> Result<ArrayRef, ArrowError> {
         let wrong = || ArrowError::SchemaError("headers is not a list of structs".to_owned());
-        let DataType::List(element) = in_arrow else { return Err(wrong()) };
-        let DataType::Struct(fields) = element.data_type() else { return Err(wrong()) };
+        let DataType::List(element) = in_arrow else {
+            return Err(wrong());
+        };
+        let DataType::Struct(fields) = element.data_type() else {
+            return Err(wrong());
+        };
         let keys: ArrayRef = Arc::new(self.header_keys.finish());
         let length = keys.len();
         let columns = vec![keys, Arc::new(self.header_values.finish()) as ArrayRef];
         let structs = StructArray::try_new_with_length(fields.clone(), columns, None, length)?;
         let ends = std::mem::replace(&mut self.header_ends, vec![0]);
         let ends = OffsetBuffer::new(ends.into());
-        Ok(Arc::new(ListArray::try_new(Arc::clone(element), ends, Arc::new(structs), None)?))
+        Ok(Arc::new(ListArray::try_new(
+            Arc::clone(element),
+            ends,
+            Arc::new(structs),
+            None,
+        )?))
     }
 }

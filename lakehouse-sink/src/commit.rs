@@ -67,7 +67,9 @@ pub(crate) fn empty_table(
         .properties(properties)
         .format_version(FormatVersion::V2)
         .build();
-    Ok(TableMetadataBuilder::from_table_creation(creation)?.build()?.metadata)
+    Ok(TableMetadataBuilder::from_table_creation(creation)?
+        .build()?
+        .metadata)
 }
 
 fn table_properties(
@@ -79,10 +81,51 @@ fn table_properties(
     Ok(HashMap::from([
         (progress::OFFSETS.to_owned(), progress::encode(progress)),
         (progress::EPOCH.to_owned(), epoch.to_string()),
-        (progress::JSON_FIELDS.to_owned(), serde_json::to_string(layout.json_fields())?),
-        ("write.metadata.previous-versions-max".to_owned(), settings.previous_versions_max.to_string()),
-        ("write.metadata.delete-after-commit.enabled".to_owned(), "true".to_owned()),
+        (
+            progress::JSON_FIELDS.to_owned(),
+            serde_json::to_string(layout.json_fields())?,
+        ),
+        (
+            "write.metadata.previous-versions-max".to_owned(),
+            settings.previous_versions_max.to_string(),
+        ),
+        (
+            "write.metadata.delete-after-commit.enabled".to_owned(),
+            "true".to_owned(),
+        ),
     ]))
+}
+
+/// The files of one attempt. Their names carry the epoch and occur nowhere else.
+pub(crate) struct Attempt {
+    pub(crate) snapshot_id: i64,
+    id: Uuid,
+    epoch: WriterEpoch,
+    folder: String,
+    made: Vec<String>,
+}
+
+impl Attempt {
+    fn new(base: &Version, epoch: WriterEpoch) -> Self {
+        let id = Uuid::new_v4();
+        let (high, low) = id.as_u64_pair();
+        let snapshot_id = i64::try_from((high ^ low) >> 1).unwrap_or(i64::MAX);
+        let folder = format!("{}/metadata", base.metadata.location());
+        Self {
+            snapshot_id,
+            id,
+            epoch,
+            folder,
+            made: Vec::new(),
+        }
+    }
+
+    /// A name for a file about to be written.
+    pub(crate) fn file(&mut self, what: &str) -> String {
+        let at = format!("{}/e{}-{}-{what}", self.folder, self.epoch, self.id.simple());
+        self.made.push(at.clone());
+        at
+    }
 }
 
 /// Writes everything but the pointer. On an error nothing refers to what was written, and it has been deleted.
@@ -92,12 +135,19 @@ pub(crate) async fn prepare(
     append: &Append<'_>,
     settings: &TableSettings,
 ) -> Result<Prepared> {
-    let mut made = Vec::new();
-    let prepared = write_all(&bucket.file_io(), base, append, settings, &mut made).await;
-    match prepared {
-        Ok((snapshot_id, location, metadata, outlived)) => {
-            Ok(Prepared { snapshot_id, location, metadata, made, outlived })
-        }
+    let mut attempt = Attempt::new(base, append.epoch);
+    let written = write_all(&bucket.file_io(), base, append, settings, &mut attempt).await;
+    let Attempt {
+        made, snapshot_id, ..
+    } = attempt;
+    match written {
+        Ok((location, metadata, outlived)) => Ok(Prepared {
+            snapshot_id,
+            location,
+            metadata,
+            made,
+            outlived,
+        }),
         Err(cause) => {
             bucket.delete_all(made).await;
             Err(cause)
@@ -110,44 +160,45 @@ async fn write_all(
     base: &Version,
     append: &Append<'_>,
     settings: &TableSettings,
-    made: &mut Vec<String>,
-) -> Result<(i64, String, TableMetadata, BTreeSet<String>)> {
-    let attempt = Uuid::new_v4();
-    let folder = format!("{}/metadata", base.metadata.location());
-    let snapshot_id = snapshot_id(attempt);
-    let mut builder = TableMetadataBuilder::new_from_metadata(
-        base.metadata.as_ref().clone(),
-        Some(base.location.clone()),
-    );
-    builder = builder
-        .add_current_schema(append.layout.schema().as_ref().clone())?
-        .set_properties(table_properties(append.layout, append.progress, append.epoch, settings)?)?;
-
-    let mut all = manifests::of_snapshot(io, &base.metadata, base.metadata.current_snapshot()).await?;
+    attempt: &mut Attempt,
+) -> Result<(String, TableMetadata, BTreeSet<String>)> {
+    let mut manifests = manifests::of_snapshot(io, &base.metadata, base.metadata.current_snapshot()).await?;
     if !append.files.is_empty() {
-        let at = format!("{folder}/{attempt}-m0.avro");
-        made.push(at.clone());
-        all.push(write_manifest(io, at, base, append, snapshot_id).await?);
+        let at = attempt.file("m0.avro");
+        manifests.push(write_manifest(io, at, base, append, attempt.snapshot_id).await?);
     }
-    let all = manifests::merge_small(io, base, all, snapshot_id, attempt, settings, made).await?;
-    let list = format!("{folder}/snap-{snapshot_id}-{attempt}.avro");
-    made.push(list.clone());
-    let snapshot = write_snapshot(io, base, append, all, snapshot_id, list).await?;
+    let manifests = manifests::merge_small(io, base, manifests, settings.manifests_max, attempt).await?;
+    let list = attempt.file("list.avro");
+    let snapshot = write_snapshot(io, base, append, manifests, attempt.snapshot_id, list).await?;
 
     let expired = manifests::expired(&base.metadata, settings);
     let mut outlived = manifests::only_in(io, &base.metadata, &expired).await?;
-    builder = builder.add_snapshot(snapshot)?.remove_snapshots(&expired).set_ref(
-        MAIN_BRANCH,
-        SnapshotReference::new(snapshot_id, SnapshotRetention::branch(None, None, None)),
-    )?;
-    let built = builder.build()?;
-    outlived.extend(built.expired_metadata_logs.into_iter().map(|old| old.metadata_file));
+    let branch = SnapshotRetention::branch(None, None, None);
+    let previous = base.metadata.as_ref().clone();
+    let built = TableMetadataBuilder::new_from_metadata(previous, Some(base.location.clone()))
+        .add_current_schema(append.layout.schema().as_ref().clone())?
+        .set_properties(table_properties(
+            append.layout,
+            append.progress,
+            append.epoch,
+            settings,
+        )?)?
+        .add_snapshot(snapshot)?
+        .remove_snapshots(&expired)
+        .set_ref(MAIN_BRANCH, SnapshotReference::new(attempt.snapshot_id, branch))?
+        .build()?;
+    outlived.extend(
+        built
+            .expired_metadata_logs
+            .into_iter()
+            .map(|old| old.metadata_file),
+    );
 
     let number = metadata_number(&base.location).map_or(1, |number| number + 1);
     let location = metadata_location(base.metadata.location(), number);
-    made.push(location.clone());
+    attempt.made.push(location.clone());
     write_metadata(io, &location, &built.metadata).await?;
-    Ok((snapshot_id, location, built.metadata, outlived))
+    Ok((location, built.metadata, outlived))
 }
 
 async fn write_manifest(
@@ -201,15 +252,29 @@ async fn write_snapshot(
 /// The id that `add_current_schema` gives: that of an equal schema, or the next one.
 fn schema_id(base: &Version, append: &Append<'_>) -> i32 {
     let wanted = append.layout.schema().as_struct();
-    let known = base.metadata.schemas_iter().find(|schema| schema.as_struct() == wanted);
-    let next = || base.metadata.schemas_iter().map(|schema| schema.schema_id()).max().unwrap_or_default() + 1;
+    let known = base
+        .metadata
+        .schemas_iter()
+        .find(|schema| schema.as_struct() == wanted);
+    let next = || {
+        base.metadata
+            .schemas_iter()
+            .map(|schema| schema.schema_id())
+            .max()
+            .unwrap_or_default()
+            + 1
+    };
     known.map_or_else(next, |schema| schema.schema_id())
 }
 
 fn summary(base: &TableMetadata, append: &Append<'_>) -> HashMap<String, String> {
     let before = |name: &str| {
-        let summary = base.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
-        summary.and_then(|values| values.get(name)?.parse::<u64>().ok()).unwrap_or_default()
+        let summary = base
+            .current_snapshot()
+            .map(|snapshot| &snapshot.summary().additional_properties);
+        summary
+            .and_then(|values| values.get(name)?.parse::<u64>().ok())
+            .unwrap_or_default()
     };
     let files = append.files.len() as u64;
     let rows: u64 = append.files.iter().map(DataFile::record_count).sum();
@@ -225,21 +290,21 @@ fn summary(base: &TableMetadata, append: &Append<'_>) -> HashMap<String, String>
         ("total-position-deletes", 0),
         ("total-equality-deletes", 0),
     ];
-    let mut all: HashMap<String, String> =
-        numbers.into_iter().map(|(name, number)| (name.to_owned(), number.to_string())).collect();
+    let mut all: HashMap<String, String> = numbers
+        .into_iter()
+        .map(|(name, number)| (name.to_owned(), number.to_string()))
+        .collect();
     all.insert(progress::OFFSETS.to_owned(), progress::encode(append.progress));
     all.insert(progress::EPOCH.to_owned(), append.epoch.to_string());
     all
 }
 
-fn snapshot_id(attempt: Uuid) -> i64 {
-    let (high, low) = attempt.as_u64_pair();
-    i64::try_from((high ^ low) & 0x7fff_ffff_ffff_ffff).unwrap_or(i64::MAX)
-}
-
 /// `…/metadata/00012-<uuid>.metadata.json`: by name and by age the newest file is the newest version.
 pub(crate) fn metadata_location(table_location: &str, number: u64) -> String {
-    format!("{table_location}/metadata/{number:05}-{}.metadata.json", Uuid::new_v4())
+    format!(
+        "{table_location}/metadata/{number:05}-{}.metadata.json",
+        Uuid::new_v4()
+    )
 }
 
 /// The number in a metadata file's name.

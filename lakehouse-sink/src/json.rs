@@ -109,7 +109,10 @@ impl<'a> Visitor<'a> for Top {
 
     // Above the range of a long a number is a double; its exact digits stay in the raw value.
     fn visit_u64<E>(self, value: u64) -> Result<Value<'a>, E> {
-        #[expect(clippy::cast_precision_loss, reason = "a JSON number beyond a long is only approximate anyway")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a JSON number beyond a long is only approximate anyway"
+        )]
         let rounded = value as f64;
         Ok(i64::try_from(value).map_or(Value::Double(rounded), Value::Long))
     }
@@ -144,7 +147,8 @@ struct Copy<'t>(&'t mut String);
 
 impl Copy<'_> {
     fn scalar<E: serde::de::Error>(self, value: impl serde::Serialize) -> Result<(), E> {
-        self.0.push_str(&serde_json::to_string(&value).map_err(E::custom)?);
+        self.0
+            .push_str(&serde_json::to_string(&value).map_err(E::custom)?);
         Ok(())
     }
 }
@@ -230,7 +234,11 @@ mod tests {
 
     fn read(text: &str) -> Option<Vec<(String, Value<'_>)>> {
         let mut all = Vec::new();
-        fields(text.as_bytes(), |name, value| all.push((name.into_owned(), value))).ok().map(|()| all)
+        fields(text.as_bytes(), |name, value| {
+            all.push((name.into_owned(), value))
+        })
+        .ok()
+        .map(|()| all)
     }
 
     fn only(text: &str) -> Value<'_> {
@@ -242,7 +250,10 @@ mod tests {
         assert_eq!(only(r#"{"a":null}"#), Value::Null);
         assert_eq!(only(r#"{"a":true}"#), Value::Boolean(true));
         assert_eq!(only(r#"{"a":-9223372036854775808}"#), Value::Long(i64::MIN));
-        assert_eq!(only(r#"{"a":18446744073709551615}"#), Value::Double(18_446_744_073_709_551_615.0));
+        assert_eq!(
+            only(r#"{"a":18446744073709551615}"#),
+            Value::Double(18_446_744_073_709_551_615.0)
+        );
         assert_eq!(only(r#"{"a":1.5}"#), Value::Double(1.5));
         assert_eq!(only(r#"{"a":"ö\n"}"#), Value::Text("ö\n".into()));
     }
@@ -250,12 +261,25 @@ mod tests {
     #[test]
     fn nested_values_keep_order_duplicates_and_escapes() {
         let nested = only(r#"{"a" : {"z":[1, 2.50 ,"x\"", [], {}],"b":null,"z":false} }"#);
-        assert_eq!(nested, Value::Nested(r#"{"z":[1,2.5,"x\"",[],{}],"b":null,"z":false}"#.into()));
+        assert_eq!(
+            nested,
+            Value::Nested(r#"{"z":[1,2.5,"x\"",[],{}],"b":null,"z":false}"#.into())
+        );
     }
 
     #[test]
     fn what_is_not_one_object_is_refused() {
-        for text in ["", "1", "[]", "null", "\"x\"", "{", r#"{"a":1} x"#, r#"{"a":1,}"#, "{\"a\":\u{1}}"] {
+        for text in [
+            "",
+            "1",
+            "[]",
+            "null",
+            "\"x\"",
+            "{",
+            r#"{"a":1} x"#,
+            r#"{"a":1,}"#,
+            "{\"a\":\u{1}}",
+        ] {
             assert!(read(text).is_none(), "{text}");
         }
         assert!(fields(b"{\"a\":\"\xff\"}", |_, _| ()).is_err());

@@ -55,7 +55,9 @@ pub(crate) struct Row<'a> {
 impl JsonFields {
     /// `None` when the value is left as it is.
     pub(crate) fn open(settings: &TableSettings, layout: &mut Layout) -> iceberg::Result<Option<Self>> {
-        let ValueMode::Json(columns) = &settings.value else { return Ok(None) };
+        let ValueMode::Json(columns) = &settings.value else {
+            return Ok(None);
+        };
         if let JsonColumns::Given(given) = columns {
             for column in given {
                 layout.column_for(&column.field, column.kind)?;
@@ -83,7 +85,14 @@ impl JsonFields {
     fn add(&mut self, name: &str, kind: Option<Kind>) -> usize {
         let main = Cells::new(kind.unwrap_or(Kind::Long));
         self.by_name.insert(name.to_owned(), self.fields.len());
-        self.fields.push(Field { name: name.to_owned(), kind, main, double: None, string: None, last_row: None });
+        self.fields.push(Field {
+            name: name.to_owned(),
+            kind,
+            main,
+            double: None,
+            string: None,
+            last_row: None,
+        });
         self.fields.len() - 1
     }
 
@@ -99,7 +108,11 @@ impl JsonFields {
         let mut next = 0;
         let parsed = json::fields(value, |name, value| {
             let here = self.fields.get(next).is_some_and(|field| field.name == name);
-            match if here { Some(next) } else { self.by_name.get(name.as_ref()).copied() } {
+            match if here {
+                Some(next)
+            } else {
+                self.by_name.get(name.as_ref()).copied()
+            } {
                 Some(at) => {
                     next = at + 1;
                     scratch.known.push((at, value));
@@ -142,7 +155,9 @@ impl JsonFields {
         if field.last_row.replace(row) == Some(row) {
             return;
         }
-        let Some(value) = field.put(row, value) else { return };
+        let Some(value) = field.put(row, value) else {
+            return;
+        };
         self.counts.misfits += 1;
         if !self.inferring {
             return;
@@ -151,7 +166,11 @@ impl JsonFields {
             Value::Double(_) => &mut field.double,
             _ => &mut field.string,
         };
-        let kind = if matches!(value, Value::Double(_)) { Kind::Double } else { Kind::String };
+        let kind = if matches!(value, Value::Double(_)) {
+            Kind::Double
+        } else {
+            Kind::String
+        };
         let cells = beside.get_or_insert_with(|| Cells::new(kind));
         cells.put_as(row, value);
     }
@@ -165,7 +184,10 @@ impl JsonFields {
         let mut arrays = BTreeMap::new();
         for field in &mut self.fields {
             field.last_row = None;
-            for (beside, cells) in [(Beside::Double, field.double.take()), (Beside::String, field.string.take())] {
+            for (beside, cells) in [
+                (Beside::Double, field.double.take()),
+                (Beside::String, field.string.take()),
+            ] {
                 if let Some(mut cells) = cells {
                     arrays.insert(layout.column_beside(&field.name, beside)?, cells.finish(rows));
                 }
@@ -231,7 +253,10 @@ fn number_text(number: f64) -> String {
     serde_json::Number::from_f64(number).map_or_else(|| "null".to_owned(), |number| number.to_string())
 }
 
-#[expect(clippy::cast_precision_loss, reason = "double is the wider type for mixed numbers; the raw value keeps the digits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "double is the wider type for mixed numbers; the raw value keeps the digits"
+)]
 fn rounded(number: i64) -> f64 {
     number as f64
 }
@@ -300,7 +325,9 @@ impl Cells {
             (Self::Double(cells), Value::Long(value)) => cells.append_value(rounded(value)),
             (Self::String(cells), Value::Text(value)) => cells.append_value(value),
             (Self::String(cells), Value::Nested(value)) => cells.append_value(value),
-            (Self::String(cells), Value::Boolean(value)) => cells.append_value(if value { "true" } else { "false" }),
+            (Self::String(cells), Value::Boolean(value)) => {
+                cells.append_value(if value { "true" } else { "false" })
+            }
             (Self::String(cells), Value::Long(value)) => cells.append_value(value.to_string()),
             (Self::String(cells), Value::Double(value)) => cells.append_value(number_text(value)),
             (cells, _) => cells.pad(row + 1),
@@ -312,15 +339,21 @@ impl Cells {
         match self {
             Self::Boolean(cells) => {
                 let old = cells.finish();
-                old.iter().enumerate().for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Boolean)));
+                old.iter()
+                    .enumerate()
+                    .for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Boolean)));
             }
             Self::Long(cells) => {
                 let old = cells.finish();
-                old.iter().enumerate().for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Long)));
+                old.iter()
+                    .enumerate()
+                    .for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Long)));
             }
             Self::Double(cells) => {
                 let old = cells.finish();
-                old.iter().enumerate().for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Double)));
+                old.iter()
+                    .enumerate()
+                    .for_each(|(row, v)| wider.put_as(row, v.map_or(Value::Null, Value::Double)));
             }
             Self::String(_) => return,
         }

@@ -5,8 +5,8 @@
 //! headers list<struct<key string, value binary>>, value binary`; with `varve.table.value=json` also one for each
 //! top-level JSON field.
 //!
-//! The path of a record: `table::Table::push` → `columns` (and `json_columns`) → `parquet_file` → `table::Table::commit`
-//! → `commit::prepare` → the pointer in the `catalog`. What is read back goes through `scan`.
+//! The path of a record: `Table::push` → `columns` (and `json_columns`) → `parquet_file` → `Table::commit` (`settle`) →
+//! `commit` → the pointer in the `catalog`. What is read back goes through `scan`.
 
 mod audit;
 pub mod catalog;
@@ -22,6 +22,7 @@ mod query;
 mod scan;
 mod schema;
 mod settings;
+mod settle;
 mod storage;
 mod table;
 
@@ -32,5 +33,6 @@ pub use progress::{Distrust, Progress};
 pub use query::{Group, GroupKey, Sum};
 pub use scan::TableReader;
 pub use settings::{GivenColumn, JsonColumns, Kind, SettingsError, TableSettings, ValueMode};
+pub use settle::{CommitError, Committed};
 pub use storage::Bucket;
-pub use table::{CommitError, Committed, PushError, Pushed, Table, TopicRef};
+pub use table::{PushError, Pushed, Table, TopicRef};

@@ -6,7 +6,7 @@ use crate::progress::{self, Distrust};
 use crate::schema::{self, Layout};
 use crate::settings::TableSettings;
 use crate::storage::Bucket;
-use crate::table::{CommitError, TopicRef};
+use crate::table::TopicRef;
 use iceberg::spec::TableMetadata;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -27,16 +27,8 @@ pub enum OpenError {
     Distrust(#[from] Distrust),
 }
 
-pub(crate) fn unavailable(cause: impl Into<Cause>) -> OpenError {
+fn unavailable(cause: impl Into<Cause>) -> OpenError {
     OpenError::Unavailable(cause.into())
-}
-
-pub(crate) fn as_commit_error(error: OpenError) -> CommitError {
-    match error {
-        OpenError::Unavailable(cause) => CommitError::Unknown(cause),
-        OpenError::Fenced => CommitError::Fenced,
-        OpenError::Distrust(distrust) => CommitError::Distrust(distrust),
-    }
 }
 
 pub(crate) async fn load(
@@ -44,7 +36,9 @@ pub(crate) async fn load(
     topic_id: Uuid,
     catalog: &dyn Catalog,
 ) -> Result<Option<Version>, Cause> {
-    let Some(pointer) = catalog.load(topic_id).await? else { return Ok(None) };
+    let Some(pointer) = catalog.load(topic_id).await? else {
+        return Ok(None);
+    };
     let metadata = commit::read_metadata(&bucket.file_io(), &pointer.metadata_location).await?;
     Ok(Some(Version {
         version: pointer.version,
@@ -53,12 +47,19 @@ pub(crate) async fn load(
     }))
 }
 
-pub(crate) fn layout_of(metadata: &TableMetadata) -> Result<Layout, OpenError> {
-    let fields = metadata.properties().get(progress::JSON_FIELDS).map(String::as_str);
-    let layout = Layout::new(Arc::clone(metadata.current_schema()), metadata.last_column_id(), fields)
-        .map_err(|_cause| Distrust::Unreadable(progress::JSON_FIELDS))?;
+pub(crate) fn layout_of(metadata: &TableMetadata) -> Result<Layout, Distrust> {
+    let fields = metadata
+        .properties()
+        .get(progress::JSON_FIELDS)
+        .map(String::as_str);
+    let layout = Layout::new(
+        Arc::clone(metadata.current_schema()),
+        metadata.last_column_id(),
+        fields,
+    )
+    .map_err(|_cause| Distrust::Unreadable(progress::JSON_FIELDS))?;
     if !layout.has_fixed_columns() {
-        return Err(Distrust::FixedColumns.into());
+        return Err(Distrust::FixedColumns);
     }
     Ok(layout)
 }
@@ -70,19 +71,36 @@ pub(crate) async fn load_or_create(
     settings: &TableSettings,
     catalog: &dyn Catalog,
 ) -> Result<Version, OpenError> {
-    if let Some(found) = load(bucket, topic.id, catalog).await.map_err(OpenError::Unavailable)? {
+    if let Some(found) = load(bucket, topic.id, catalog)
+        .await
+        .map_err(OpenError::Unavailable)?
+    {
         return Ok(found);
     }
-    let (location, metadata) = write_empty(bucket, topic, epoch, settings).await.map_err(unavailable)?;
+    let (location, metadata) = write_empty(bucket, topic, epoch, settings)
+        .await
+        .map_err(unavailable)?;
     let mut lost: Cause = "no answer".into();
     for _ in 0..ATTEMPTS_MAX {
-        match catalog.commit_if_unchanged(topic.id, epoch, TableVersion::NONE, &location).await {
-            Ok(version) => return Ok(Version { version, location, metadata: Arc::new(metadata) }),
+        match catalog
+            .commit_if_unchanged(topic.id, epoch, TableVersion::NONE, &location)
+            .await
+        {
+            Ok(version) => {
+                return Ok(Version {
+                    version,
+                    location,
+                    metadata: Arc::new(metadata),
+                });
+            }
             Err(SwapError::Fenced) => return Err(OpenError::Fenced),
             Err(SwapError::Conflict) => (),
             Err(SwapError::NotApplied(cause) | SwapError::Unknown(cause)) => lost = cause,
         }
-        if let Some(found) = load(bucket, topic.id, catalog).await.map_err(OpenError::Unavailable)? {
+        if let Some(found) = load(bucket, topic.id, catalog)
+            .await
+            .map_err(OpenError::Unavailable)?
+        {
             if found.location != location {
                 bucket.delete_all([location]).await;
             }
@@ -106,7 +124,10 @@ async fn write_empty(
     // A topic of this name may have had a table before. Nothing rests on this listing but that people and scripts
     // who look for the newest metadata file find the new table's.
     let names = bucket.names_in(&format!("{at}/metadata")).await?;
-    let newest = names.iter().filter_map(|name| commit::metadata_number(name)).max();
+    let newest = names
+        .iter()
+        .filter_map(|name| commit::metadata_number(name))
+        .max();
     let location = commit::metadata_location(&at, newest.map_or(0, |number| number + 1));
     commit::write_metadata(&bucket.file_io(), &location, &metadata).await?;
     Ok((location, metadata))

@@ -48,9 +48,17 @@ pub(crate) struct Encoded {
 
 impl ParquetFile {
     pub(crate) fn start(chunk: &Chunk, settings: &TableSettings) -> Result<Self> {
-        let writer =
-            ArrowWriter::try_new(Pieces::default(), chunk.rows.schema(), Some(properties(settings)?))?;
-        Ok(Self { writer, schema: SchemaRef::clone(&chunk.schema), spans: Spans::default(), rows: 0 })
+        let writer = ArrowWriter::try_new(
+            Pieces::default(),
+            chunk.rows.schema(),
+            Some(properties(settings)?),
+        )?;
+        Ok(Self {
+            writer,
+            schema: SchemaRef::clone(&chunk.schema),
+            spans: Spans::default(),
+            rows: 0,
+        })
     }
 
     /// A file has one schema; a chunk with more columns needs the next file.
@@ -77,7 +85,13 @@ impl ParquetFile {
         let metadata = self.writer.finish()?;
         let pieces = std::mem::take(self.writer.inner_mut()).take();
         let bytes = pieces.iter().map(Bytes::len).sum();
-        Ok(Encoded { pieces, bytes, metadata, schema: self.schema, spans: self.spans })
+        Ok(Encoded {
+            pieces,
+            bytes,
+            metadata,
+            schema: self.schema,
+            spans: self.spans,
+        })
     }
 }
 
@@ -121,9 +135,15 @@ fn properties(settings: &TableSettings) -> Result<WriterProperties> {
     Ok(properties
         .set_column_dictionary_enabled(column(schema::VALUE), false)
         .set_column_statistics_enabled(column(schema::VALUE), EnabledStatistics::None)
-        .set_column_statistics_enabled(ColumnPath::from(vec![
-            schema::HEADERS.into(), "list".into(), "element".into(), "value".into(),
-        ]), EnabledStatistics::None)
+        .set_column_statistics_enabled(
+            ColumnPath::from(vec![
+                schema::HEADERS.into(),
+                "list".into(),
+                "element".into(),
+                "value".into(),
+            ]),
+            EnabledStatistics::None,
+        )
         .build())
 }
 
@@ -169,7 +189,13 @@ fn describe(
         .null_value_counts(tally.nulls)
         .lower_bounds(tally.lower)
         .upper_bounds(tally.upper)
-        .split_offsets(Some(metadata.row_groups().iter().filter_map(|group| group.file_offset()).collect()))
+        .split_offsets(Some(
+            metadata
+                .row_groups()
+                .iter()
+                .filter_map(|group| group.file_offset())
+                .collect(),
+        ))
         .build()
         .map_err(|cause| iceberg::Error::new(iceberg::ErrorKind::Unexpected, cause.to_string()))
 }
@@ -181,7 +207,9 @@ impl Tally {
         *self.counts.entry(id).or_default() += unsigned(column.num_values());
         // Bounds and null counts of values inside lists mean nothing to a planner.
         let top = schema.as_struct().fields().iter().find(|field| field.id == id);
-        let Some(Type::Primitive(kind)) = top.map(|field| field.field_type.as_ref()) else { return };
+        let Some(Type::Primitive(kind)) = top.map(|field| field.field_type.as_ref()) else {
+            return;
+        };
         let Some(statistics) = column.statistics() else {
             self.unbounded.push(id);
             return;
@@ -193,7 +221,10 @@ impl Tally {
         }
         // Parquet's plain little-endian values are Iceberg's single-value form for the types we write.
         let datum = |bytes: Option<&[u8]>| Datum::try_from_bytes(bytes?, kind.clone()).ok();
-        let (low, high) = (datum(statistics.min_bytes_opt()), datum(statistics.max_bytes_opt()));
+        let (low, high) = (
+            datum(statistics.min_bytes_opt()),
+            datum(statistics.max_bytes_opt()),
+        );
         let (Some(low), Some(high)) = (low, high) else {
             self.unbounded.push(id);
             return;

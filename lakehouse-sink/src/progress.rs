@@ -20,7 +20,9 @@ pub enum Distrust {
     Unreadable(&'static str),
     #[error("the table belongs to another topic. topic-id={found}, expected={expected}")]
     OtherTopic { found: Uuid, expected: Uuid },
-    #[error("the table was rolled back or rewritten: its properties and its snapshots name different offsets")]
+    #[error(
+        "the table was rolled back or rewritten: its properties and its snapshots name different offsets"
+    )]
     RolledBack,
     #[error("the table lost one of its fixed columns")]
     FixedColumns,
@@ -34,7 +36,10 @@ pub(crate) fn encode(progress: &Progress) -> String {
 fn decode(text: &str) -> Result<Progress, Distrust> {
     let numbers: BTreeMap<i32, i64> =
         serde_json::from_str(text).map_err(|_cause| Distrust::Unreadable(OFFSETS))?;
-    Ok(numbers.into_iter().map(|(partition, offset)| (partition, Offset::new(offset))).collect())
+    Ok(numbers
+        .into_iter()
+        .map(|(partition, offset)| (partition, Offset::new(offset)))
+        .collect())
 }
 
 /// Reads the progress of a table and checks it twice: the property survives the expiry of snapshots, the newest
@@ -44,7 +49,12 @@ pub(crate) fn of_table(metadata: &TableMetadata, topic_id: Uuid) -> Result<Progr
     let found = property(TOPIC_ID).and_then(|id| Uuid::parse_str(id).ok());
     match found {
         Some(found) if found == topic_id => (),
-        Some(found) => return Err(Distrust::OtherTopic { found, expected: topic_id }),
+        Some(found) => {
+            return Err(Distrust::OtherTopic {
+                found,
+                expected: topic_id,
+            });
+        }
         None => return Err(Distrust::Unreadable(TOPIC_ID)),
     }
     let progress = property(OFFSETS).map_or(Err(Distrust::Unreadable(OFFSETS)), decode)?;
@@ -54,9 +64,15 @@ pub(crate) fn of_table(metadata: &TableMetadata, topic_id: Uuid) -> Result<Progr
     }
     while let Some(current) = snapshot {
         if let Some(theirs) = current.summary().additional_properties.get(OFFSETS) {
-            return if decode(theirs)? == progress { Ok(progress) } else { Err(Distrust::RolledBack) };
+            return if decode(theirs)? == progress {
+                Ok(progress)
+            } else {
+                Err(Distrust::RolledBack)
+            };
         }
-        snapshot = current.parent_snapshot_id().and_then(|id| metadata.snapshot_by_id(id));
+        snapshot = current
+            .parent_snapshot_id()
+            .and_then(|id| metadata.snapshot_by_id(id));
     }
     Ok(progress)
 }

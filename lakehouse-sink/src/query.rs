@@ -44,7 +44,9 @@ impl TableReader {
         let mut groups: BTreeMap<Vec<GroupKey>, (u64, Sum)> = BTreeMap::new();
         let mut key = Vec::new();
         self.read(&columns, |arrays| {
-            let Some((summed, keys)) = arrays.split_last() else { return Ok(()) };
+            let Some((summed, keys)) = arrays.split_last() else {
+                return Ok(());
+            };
             for row in 0..summed.len() {
                 key.clear();
                 for column in keys {
@@ -62,7 +64,10 @@ impl TableReader {
             Ok(())
         })
         .await?;
-        Ok(groups.into_iter().map(|(key, (count, sum))| Group { key, count, sum }).collect())
+        Ok(groups
+            .into_iter()
+            .map(|(key, (count, sum))| Group { key, count, sum })
+            .collect())
     }
 }
 
@@ -79,7 +84,10 @@ impl Sum {
     fn as_double(self) -> f64 {
         match self {
             Self::Null => 0.0,
-            #[expect(clippy::cast_precision_loss, reason = "only where doubles are summed, which round anyway")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "only where doubles are summed, which round anyway"
+            )]
             Self::Long(sum) => sum as f64,
             Self::Double(sum) => sum,
         }
@@ -92,7 +100,9 @@ fn key_at(column: &ArrayRef, row: usize) -> Result<GroupKey> {
     }
     match column.data_type() {
         DataType::Boolean => Ok(GroupKey::Boolean(column.as_boolean().value(row))),
-        DataType::Int32 => Ok(GroupKey::Long(column.as_primitive::<Int32Type>().value(row).into())),
+        DataType::Int32 => Ok(GroupKey::Long(
+            column.as_primitive::<Int32Type>().value(row).into(),
+        )),
         DataType::Int64 => Ok(GroupKey::Long(column.as_primitive::<Int64Type>().value(row))),
         DataType::Utf8 => Ok(GroupKey::Text(column.as_string::<i32>().value(row).to_owned())),
         other => Err(unsupported("group by", other)),
@@ -110,5 +120,8 @@ fn number_at(column: &ArrayRef, row: usize) -> Result<Sum> {
 }
 
 fn unsupported(what: &str, kind: &DataType) -> Error {
-    Error::new(ErrorKind::FeatureUnsupported, format!("cannot {what} a column of type {kind}"))
+    Error::new(
+        ErrorKind::FeatureUnsupported,
+        format!("cannot {what} a column of type {kind}"),
+    )
 }

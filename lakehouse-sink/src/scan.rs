@@ -37,7 +37,11 @@ impl TableReader {
         let io = bucket.file_io();
         let metadata = commit::read_metadata(&io, metadata_location).await?;
         let files = manifests::data_files(&io, &metadata, metadata.current_snapshot()).await?;
-        Ok(Self { bucket, metadata, files })
+        Ok(Self {
+            bucket,
+            metadata,
+            files,
+        })
     }
 
     pub fn rows(&self) -> u64 {
@@ -49,7 +53,11 @@ impl TableReader {
     }
 
     /// Hands the named columns to `each`, some rows at a time. Files older than a column have nulls in it.
-    pub(crate) async fn read(&self, columns: &[&str], mut each: impl FnMut(&[ArrayRef]) -> Result<()>) -> Result<()> {
+    pub(crate) async fn read(
+        &self,
+        columns: &[&str],
+        mut each: impl FnMut(&[ArrayRef]) -> Result<()>,
+    ) -> Result<()> {
         let schema = self.metadata.current_schema();
         let mut wanted = Vec::new();
         for name in columns {
@@ -58,25 +66,52 @@ impl TableReader {
             wanted.push((field.id, type_to_arrow_type(&field.field_type)?));
         }
         for file in &self.files {
-            let reader = self.bucket.file_io().new_input(file.file_path())?.reader().await?;
-            let reader = RangeReader { reader: Arc::from(reader), size: file.file_size_in_bytes() };
-            let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|c| broken(file, c))?;
-            let ids: Vec<Option<i32>> = builder.schema().fields().iter().map(|field| field_id(field)).collect();
-            let at: Vec<Option<usize>> =
-                wanted.iter().map(|(id, _)| ids.iter().position(|other| *other == Some(*id))).collect();
+            let reader = self
+                .bucket
+                .file_io()
+                .new_input(file.file_path())?
+                .reader()
+                .await?;
+            let reader = RangeReader {
+                reader: Arc::from(reader),
+                size: file.file_size_in_bytes(),
+            };
+            let builder = ParquetRecordBatchStreamBuilder::new(reader)
+                .await
+                .map_err(|c| broken(file, c))?;
+            let ids: Vec<Option<i32>> = builder
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| field_id(field))
+                .collect();
+            let at: Vec<Option<usize>> = wanted
+                .iter()
+                .map(|(id, _)| ids.iter().position(|other| *other == Some(*id)))
+                .collect();
             let mask = ProjectionMask::roots(builder.parquet_schema(), at.iter().flatten().copied());
             // A projection keeps the file's order, whatever order was asked for.
             let mut present: Vec<usize> = at.iter().flatten().copied().collect();
             present.sort_unstable();
             present.dedup();
-            let stream = builder.with_projection(mask).with_batch_size(ROWS_AT_ONCE).build();
+            let stream = builder
+                .with_projection(mask)
+                .with_batch_size(ROWS_AT_ONCE)
+                .build();
             let mut stream = stream.map_err(|c| broken(file, c))?;
             while let Some(batch) = stream.next().await {
                 let batch = batch.map_err(|c| broken(file, c))?;
-                let arrays: Vec<ArrayRef> = wanted.iter().zip(&at).map(|((_, kind), at)| {
-                    let place = at.and_then(|at| present.binary_search(&at).ok());
-                    place.map_or_else(|| new_null_array(kind, batch.num_rows()), |p| Arc::clone(batch.column(p)))
-                }).collect();
+                let arrays: Vec<ArrayRef> = wanted
+                    .iter()
+                    .zip(&at)
+                    .map(|((_, kind), at)| {
+                        let place = at.and_then(|at| present.binary_search(&at).ok());
+                        place.map_or_else(
+                            || new_null_array(kind, batch.num_rows()),
+                            |p| Arc::clone(batch.column(p)),
+                        )
+                    })
+                    .collect();
                 each(&arrays)?;
             }
         }
@@ -89,7 +124,11 @@ fn field_id(field: &arrow_schema::Field) -> Option<i32> {
 }
 
 fn broken(file: &DataFile, cause: ParquetError) -> Error {
-    Error::new(ErrorKind::DataInvalid, format!("cannot read {}", file.file_path())).with_source(cause)
+    Error::new(
+        ErrorKind::DataInvalid,
+        format!("cannot read {}", file.file_path()),
+    )
+    .with_source(cause)
 }
 
 struct RangeReader {
@@ -103,16 +142,25 @@ fn external(cause: Error) -> ParquetError {
 
 impl AsyncFileReader for RangeReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        self.reader.read(range).map(|bytes| bytes.map_err(external)).boxed()
+        self.reader
+            .read(range)
+            .map(|bytes| bytes.map_err(external))
+            .boxed()
     }
 
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         let reader = Arc::clone(&self.reader);
         let reads = ranges.into_iter().map(move |range| {
             let reader = Arc::clone(&reader);
             async move { reader.read(range).await.map_err(external) }
         });
-        futures::stream::iter(reads).buffered(RANGES_IN_FLIGHT).try_collect().boxed()
+        futures::stream::iter(reads)
+            .buffered(RANGES_IN_FLIGHT)
+            .try_collect()
+            .boxed()
     }
 
     fn get_metadata<'a>(

@@ -5,7 +5,9 @@
 //! name had to be changed finds its column again.
 
 use crate::settings::Kind;
-use iceberg::spec::{ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, SchemaRef, StructType, Type};
+use iceberg::spec::{
+    ListType, NestedField, NestedFieldRef, PrimitiveType, Schema, SchemaRef, StructType, Type,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -90,15 +92,17 @@ impl Layout {
         let fields = schema.as_struct().fields().to_vec();
         let names = fields.iter().map(|field| field.name.to_lowercase()).collect();
         let json = json_fields.map_or_else(|| Ok(BTreeMap::new()), serde_json::from_str)?;
-        Ok(Self { fields, schema, last_column_id, names, json })
+        Ok(Self {
+            fields,
+            schema,
+            last_column_id,
+            names,
+            json,
+        })
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-
-    pub(crate) fn last_column_id(&self) -> i32 {
-        self.last_column_id
     }
 
     /// For the table property `varve.json-fields`.
@@ -131,7 +135,13 @@ impl Layout {
             return Ok(known.column);
         }
         let id = self.add(&plain(field), "__json", kind)?;
-        self.json.insert(field.to_owned(), FieldColumns { column: id, ..FieldColumns::default() });
+        self.json.insert(
+            field.to_owned(),
+            FieldColumns {
+                column: id,
+                ..FieldColumns::default()
+            },
+        );
         Ok(id)
     }
 
@@ -194,8 +204,10 @@ impl Layout {
 
 /// Iceberg spells nested columns with dots, and control characters have no place in a name.
 fn plain(field: &str) -> String {
-    let name: String =
-        field.chars().map(|c| if c == '.' || c.is_control() { '_' } else { c }).collect();
+    let name: String = field
+        .chars()
+        .map(|c| if c == '.' || c.is_control() { '_' } else { c })
+        .collect();
     if name.is_empty() { "field".to_owned() } else { name }
 }
 
@@ -250,7 +262,7 @@ mod tests {
         layout.column_beside("delay", Beside::String).unwrap();
         let text = serde_json::to_string(layout.json_fields()).unwrap();
 
-        let again = Layout::new(Arc::clone(layout.schema()), layout.last_column_id(), Some(&text)).unwrap();
+        let again = Layout::new(Arc::clone(layout.schema()), layout.last_column_id, Some(&text)).unwrap();
 
         assert_eq!(text, r#"{"delay":{"column":10,"string":11}}"#);
         assert_eq!(again.json_fields(), layout.json_fields());

@@ -81,7 +81,9 @@ impl Kind {
     }
 
     fn parse(name: &str) -> Option<Self> {
-        [Self::Boolean, Self::Long, Self::Double, Self::String].into_iter().find(|kind| kind.name() == name)
+        [Self::Boolean, Self::Long, Self::Double, Self::String]
+            .into_iter()
+            .find(|kind| kind.name() == name)
     }
 }
 
@@ -92,7 +94,9 @@ pub enum SettingsError {
     Value(String),
     #[error("varve.table.columns needs varve.table.value=json")]
     ColumnsWithoutJson,
-    #[error("varve.table.columns is a list of \"name type\"; type is boolean, long, double or string. entry={0:?}")]
+    #[error(
+        "varve.table.columns is a list of \"name type\"; type is boolean, long, double or string. entry={0:?}"
+    )]
     Column(String),
     #[error("varve.table.columns names a column twice. name={0}")]
     Twice(String),
@@ -135,17 +139,35 @@ mod tests {
     fn columns_are_a_list_of_names_and_types() {
         let mode = ValueMode::parse("json", "carrier string, dep_delay double").unwrap();
 
-        let column = |field: &str, kind| GivenColumn { field: field.into(), kind };
+        let column = |field: &str, kind| GivenColumn {
+            field: field.into(),
+            kind,
+        };
         let wanted = vec![column("carrier", Kind::String), column("dep_delay", Kind::Double)];
         assert_eq!(mode, ValueMode::Json(JsonColumns::Given(wanted)));
     }
 
     #[test]
     fn a_setting_that_cannot_be_meant_is_refused_by_name() {
-        assert_eq!(ValueMode::parse("avro", ""), Err(SettingsError::Value("avro".into())));
-        assert_eq!(ValueMode::parse("raw", "a long"), Err(SettingsError::ColumnsWithoutJson));
-        assert_eq!(ValueMode::parse("json", "a"), Err(SettingsError::Column("a".into())));
-        assert_eq!(ValueMode::parse("json", "a decimal"), Err(SettingsError::Column("a decimal".into())));
-        assert_eq!(ValueMode::parse("json", "a long,a string"), Err(SettingsError::Twice("a".into())));
+        assert_eq!(
+            ValueMode::parse("avro", ""),
+            Err(SettingsError::Value("avro".into()))
+        );
+        assert_eq!(
+            ValueMode::parse("raw", "a long"),
+            Err(SettingsError::ColumnsWithoutJson)
+        );
+        assert_eq!(
+            ValueMode::parse("json", "a"),
+            Err(SettingsError::Column("a".into()))
+        );
+        assert_eq!(
+            ValueMode::parse("json", "a decimal"),
+            Err(SettingsError::Column("a decimal".into()))
+        );
+        assert_eq!(
+            ValueMode::parse("json", "a long,a string"),
+            Err(SettingsError::Twice("a".into()))
+        );
     }
 }

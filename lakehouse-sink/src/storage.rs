@@ -36,7 +36,10 @@ pub struct Bucket {
 
 impl Bucket {
     pub fn new(store: Arc<dyn ObjectStore>, root_uri: &str) -> Self {
-        Self { store: Some(store), root: root_uri.trim_end_matches('/').to_owned() }
+        Self {
+            store: Some(store),
+            root: root_uri.trim_end_matches('/').to_owned(),
+        }
     }
 
     /// Where the table of a topic lives.
@@ -50,8 +53,15 @@ impl Bucket {
 
     /// The store and the key that a URI means.
     pub(crate) fn at(&self, uri: &str) -> Result<(&Arc<dyn ObjectStore>, Path)> {
-        let outside = || Error::new(ErrorKind::DataInvalid, format!("not a file of this bucket: {uri}"));
-        let key = uri.strip_prefix(self.root.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        let outside = || {
+            Error::new(
+                ErrorKind::DataInvalid,
+                format!("not a file of this bucket: {uri}"),
+            )
+        };
+        let key = uri
+            .strip_prefix(self.root.as_str())
+            .and_then(|rest| rest.strip_prefix('/'));
         let key = Path::parse(key.ok_or_else(outside)?).map_err(|cause| outside().with_source(cause))?;
         let no_store = || Error::new(ErrorKind::Unexpected, "a bucket that was serialised has no store");
         Ok((self.store.as_ref().ok_or_else(no_store)?, key))
@@ -61,7 +71,11 @@ impl Bucket {
     pub(crate) async fn names_in(&self, folder: &str) -> Result<Vec<String>> {
         let (store, prefix) = self.at(folder)?;
         let listed = store.list_with_delimiter(Some(&prefix)).await.map_err(failed)?;
-        Ok(listed.objects.into_iter().filter_map(|o| o.location.filename().map(str::to_owned)).collect())
+        Ok(listed
+            .objects
+            .into_iter()
+            .filter_map(|o| o.location.filename().map(str::to_owned))
+            .collect())
     }
 
     /// Deletes what it can of `uris`. What stays behind costs space and nothing else, so failures are only told.
@@ -76,9 +90,13 @@ impl Bucket {
 
 fn failed(cause: object_store::Error) -> Error {
     use object_store::Error as Store;
-    let final_answer =
-        matches!(cause, Store::NotFound { .. } | Store::AlreadyExists { .. } | Store::Precondition { .. });
-    Error::new(ErrorKind::Unexpected, "object store failed").with_source(cause).with_retryable(!final_answer)
+    let final_answer = matches!(
+        cause,
+        Store::NotFound { .. } | Store::AlreadyExists { .. } | Store::Precondition { .. }
+    );
+    Error::new(ErrorKind::Unexpected, "object store failed")
+        .with_source(cause)
+        .with_retryable(!final_answer)
 }
 
 struct Reader(Arc<dyn ObjectStore>, Path);
@@ -151,12 +169,20 @@ impl Storage for Bucket {
 
     async fn metadata(&self, uri: &str) -> Result<FileMetadata> {
         let (store, key) = self.at(uri)?;
-        Ok(FileMetadata { size: store.head(&key).await.map_err(failed)?.size })
+        Ok(FileMetadata {
+            size: store.head(&key).await.map_err(failed)?.size,
+        })
     }
 
     async fn read(&self, uri: &str) -> Result<Bytes> {
         let (store, key) = self.at(uri)?;
-        store.get(&key).await.map_err(failed)?.bytes().await.map_err(failed)
+        store
+            .get(&key)
+            .await
+            .map_err(failed)?
+            .bytes()
+            .await
+            .map_err(failed)
     }
 
     async fn reader(&self, uri: &str) -> Result<Box<dyn FileRead>> {
@@ -172,7 +198,13 @@ impl Storage for Bucket {
 
     async fn writer(&self, uri: &str) -> Result<Box<dyn FileWrite>> {
         let (store, key) = self.at(uri)?;
-        Ok(Box::new(Writer { store: Arc::clone(store), key, small: Vec::new(), large: None, closed: false }))
+        Ok(Box::new(Writer {
+            store: Arc::clone(store),
+            key,
+            small: Vec::new(),
+            large: None,
+            closed: false,
+        }))
     }
 
     async fn delete(&self, uri: &str) -> Result<()> {
@@ -186,7 +218,11 @@ impl Storage for Bucket {
     async fn delete_prefix(&self, uri: &str) -> Result<()> {
         let (store, key) = self.at(uri)?;
         let all = store.list(Some(&key)).map_ok(|found| found.location).boxed();
-        store.delete_stream(all).try_for_each(async |_| Ok(())).await.map_err(failed)
+        store
+            .delete_stream(all)
+            .try_for_each(async |_| Ok(()))
+            .await
+            .map_err(failed)
     }
 
     async fn delete_stream(&self, mut uris: BoxStream<'static, String>) -> Result<()> {

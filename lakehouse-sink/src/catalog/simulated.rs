@@ -77,12 +77,18 @@ impl State {
         if epoch.value() != entry.epoch {
             return Err(SwapError::Fenced);
         }
-        let version = entry.pointer.as_ref().map_or(TableVersion::NONE, |pointer| pointer.version);
+        let version = entry
+            .pointer
+            .as_ref()
+            .map_or(TableVersion::NONE, |pointer| pointer.version);
         if version != expected {
             return Err(SwapError::Conflict);
         }
         let version = TableVersion::new(version.value() + 1);
-        entry.pointer = Some(Pointer { version, metadata_location: metadata_location.to_owned() });
+        entry.pointer = Some(Pointer {
+            version,
+            metadata_location: metadata_location.to_owned(),
+        });
         Ok(version)
     }
 
@@ -106,7 +112,10 @@ impl Catalog for SimulatedCatalog {
             state.load_faults -= 1;
             return Err(LoadError(lost()));
         }
-        Ok(state.tables.get(&topic_id).and_then(|entry| entry.pointer.clone()))
+        Ok(state
+            .tables
+            .get(&topic_id)
+            .and_then(|entry| entry.pointer.clone()))
     }
 
     async fn commit_if_unchanged(
@@ -130,7 +139,9 @@ impl Catalog for SimulatedCatalog {
                 Err(SwapError::Unknown(lost()))
             }
             Some(Fault::Delayed) => {
-                state.under_way.push((topic_id, epoch, expected, metadata_location.to_owned()));
+                state
+                    .under_way
+                    .push((topic_id, epoch, expected, metadata_location.to_owned()));
                 Err(SwapError::Unknown(lost()))
             }
         }

@@ -25,7 +25,12 @@ pub async fn run(bench: &dyn Bench) {
 }
 
 async fn location(bench: &dyn Bench, topic: Uuid) -> Option<String> {
-    bench.catalog().load(topic).await.expect("load").map(|pointer| pointer.metadata_location)
+    bench
+        .catalog()
+        .load(topic)
+        .await
+        .expect("load")
+        .map(|pointer| pointer.metadata_location)
 }
 
 async fn a_table_that_was_never_committed_has_no_pointer(bench: &dyn Bench) {
@@ -39,12 +44,26 @@ async fn a_commit_is_seen_by_the_next_load(bench: &dyn Bench) {
     let topic = bench.new_topic().await;
     let epoch = bench.acquire(topic).await;
 
-    let first = bench.catalog().commit_if_unchanged(topic, epoch, TableVersion::NONE, "one").await;
+    let first = bench
+        .catalog()
+        .commit_if_unchanged(topic, epoch, TableVersion::NONE, "one")
+        .await;
     let first = first.expect("a first commit expects no version");
-    let second = bench.catalog().commit_if_unchanged(topic, epoch, first, "two").await;
+    let second = bench
+        .catalog()
+        .commit_if_unchanged(topic, epoch, first, "two")
+        .await;
 
-    let pointer = bench.catalog().load(topic).await.expect("load").expect("a committed table has a pointer");
-    assert_eq!(pointer.version, second.expect("a commit on the newest version succeeds"));
+    let pointer = bench
+        .catalog()
+        .load(topic)
+        .await
+        .expect("load")
+        .expect("a committed table has a pointer");
+    assert_eq!(
+        pointer.version,
+        second.expect("a commit on the newest version succeeds")
+    );
     assert!(pointer.version > first, "versions grow");
     assert_eq!(pointer.metadata_location, "two");
 }
@@ -52,9 +71,16 @@ async fn a_commit_is_seen_by_the_next_load(bench: &dyn Bench) {
 async fn a_commit_on_an_old_version_changes_nothing(bench: &dyn Bench) {
     let topic = bench.new_topic().await;
     let epoch = bench.acquire(topic).await;
-    bench.catalog().commit_if_unchanged(topic, epoch, TableVersion::NONE, "one").await.expect("first");
+    bench
+        .catalog()
+        .commit_if_unchanged(topic, epoch, TableVersion::NONE, "one")
+        .await
+        .expect("first");
 
-    let again = bench.catalog().commit_if_unchanged(topic, epoch, TableVersion::NONE, "other").await;
+    let again = bench
+        .catalog()
+        .commit_if_unchanged(topic, epoch, TableVersion::NONE, "other")
+        .await;
 
     assert!(matches!(again, Err(SwapError::Conflict)), "{again:?}");
     assert_eq!(location(bench, topic).await.as_deref(), Some("one"));
@@ -63,15 +89,26 @@ async fn a_commit_on_an_old_version_changes_nothing(bench: &dyn Bench) {
 async fn a_fenced_writer_cannot_commit(bench: &dyn Bench) {
     let topic = bench.new_topic().await;
     let old = bench.acquire(topic).await;
-    let version = bench.catalog().commit_if_unchanged(topic, old, TableVersion::NONE, "one").await.expect("first");
+    let version = bench
+        .catalog()
+        .commit_if_unchanged(topic, old, TableVersion::NONE, "one")
+        .await
+        .expect("first");
 
     let new = bench.acquire(topic).await;
-    let zombie = bench.catalog().commit_if_unchanged(topic, old, version, "zombie").await;
+    let zombie = bench
+        .catalog()
+        .commit_if_unchanged(topic, old, version, "zombie")
+        .await;
 
     assert!(new > old, "epochs grow");
     assert!(matches!(zombie, Err(SwapError::Fenced)), "{zombie:?}");
     assert_eq!(location(bench, topic).await.as_deref(), Some("one"));
-    bench.catalog().commit_if_unchanged(topic, new, version, "two").await.expect("the new writer commits");
+    bench
+        .catalog()
+        .commit_if_unchanged(topic, new, version, "two")
+        .await
+        .expect("the new writer commits");
 }
 
 async fn tables_do_not_touch_each_other(bench: &dyn Bench) {
@@ -79,7 +116,11 @@ async fn tables_do_not_touch_each_other(bench: &dyn Bench) {
     let epoch = bench.acquire(one).await;
     bench.acquire(other).await;
 
-    bench.catalog().commit_if_unchanged(one, epoch, TableVersion::NONE, "one").await.expect("first");
+    bench
+        .catalog()
+        .commit_if_unchanged(one, epoch, TableVersion::NONE, "one")
+        .await
+        .expect("first");
 
     assert_eq!(location(bench, other).await, None);
 }
@@ -90,7 +131,13 @@ async fn of_many_commits_on_one_version_exactly_one_wins(bench: &dyn Bench) {
     let names: Vec<String> = (0..8).map(|n| format!("attempt-{n}")).collect();
 
     let attempts = names.iter().map(|name| async move {
-        (name, bench.catalog().commit_if_unchanged(topic, epoch, TableVersion::NONE, name).await)
+        (
+            name,
+            bench
+                .catalog()
+                .commit_if_unchanged(topic, epoch, TableVersion::NONE, name)
+                .await,
+        )
     });
     let answers = futures::future::join_all(attempts).await;
 

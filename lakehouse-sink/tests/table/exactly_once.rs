@@ -1,9 +1,7 @@
 //! Each record is in the table exactly once, whatever the catalog does.
 
-mod support;
-
+use crate::lake::{Lake, NOON, batch, run};
 use bytes::Bytes;
-use support::{Lake, NOON, batch, run};
 use varve_lakehouse_sink::catalog::simulated::{Fault, SimulatedCatalog};
 use varve_lakehouse_sink::catalog::{Catalog, WriterEpoch, suite};
 use varve_lakehouse_sink::{CommitError, PushError};
@@ -18,7 +16,9 @@ impl suite::Bench for Simulated {
     }
 
     async fn new_topic(&self) -> uuid::Uuid {
-        uuid::Uuid::from_u128(u128::from(self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed)))
+        uuid::Uuid::from_u128(u128::from(
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+        ))
     }
 
     async fn acquire(&self, topic_id: uuid::Uuid) -> WriterEpoch {
@@ -41,10 +41,16 @@ async fn rows_appear_with_their_commit_and_survive_reopening() {
 
     let committed = table.commit(NOON).await.unwrap();
 
-    assert_eq!((committed.rows, committed.files, table.pending_rows()), (15, 1, 0));
+    assert_eq!(
+        (committed.rows, committed.files, table.pending_rows()),
+        (15, 1, 0)
+    );
     assert_eq!(lake.rows().await, [(0, 10, 10), (1, 5, 105)]);
     let again = lake.writer().await;
-    assert_eq!(again.progress(), &[(0, Offset::new(10)), (1, Offset::new(105))].into());
+    assert_eq!(
+        again.progress(),
+        &[(0, Offset::new(10)), (1, Offset::new(105))].into()
+    );
     assert_eq!(again.metadata_location(), committed.metadata_location);
 }
 
@@ -71,8 +77,10 @@ async fn a_gap_is_an_error_until_it_is_said_to_be_meant() {
     table.push(0, &run(0, 10)).await.unwrap();
 
     let gap = table.push(0, &run(12, 3)).await;
-    assert!(matches!(gap, Err(PushError::Gap { partition: 0, expected, found })
-        if expected == Offset::new(10) && found == Offset::new(12)));
+    assert!(
+        matches!(gap, Err(PushError::Gap { partition: 0, expected, found })
+        if expected == Offset::new(10) && found == Offset::new(12))
+    );
 
     table.skip_to(0, Offset::new(12));
     table.push(0, &run(12, 3)).await.unwrap();
@@ -137,11 +145,15 @@ async fn a_table_in_doubt_takes_no_rows_until_it_knows() {
     let lake = Lake::new();
     let mut table = lake.writer().await;
     table.push(0, &run(0, 10)).await.unwrap();
-    lake.catalog.inject([Some(Fault::AnswerLost), Some(Fault::LoadFails)]);
+    lake.catalog
+        .inject([Some(Fault::AnswerLost), Some(Fault::LoadFails)]);
 
     let unknown = table.commit(NOON).await;
     assert!(matches!(unknown, Err(CommitError::Unknown(_))));
-    assert!(matches!(table.push(0, &run(10, 1)).await, Err(PushError::InDoubt)));
+    assert!(matches!(
+        table.push(0, &run(10, 1)).await,
+        Err(PushError::InDoubt)
+    ));
 
     assert_eq!(table.commit(NOON).await.unwrap().rows, 10);
     table.push(0, &run(10, 1)).await.unwrap();
@@ -171,7 +183,8 @@ async fn a_commit_that_arrives_after_its_writer_was_deposed_changes_nothing() {
     let lake = Lake::new();
     let mut old = lake.writer().await;
     old.push(0, &run(0, 10)).await.unwrap();
-    lake.catalog.inject([Some(Fault::Delayed), Some(Fault::LoadFails)]);
+    lake.catalog
+        .inject([Some(Fault::Delayed), Some(Fault::LoadFails)]);
     assert!(matches!(old.commit(NOON).await, Err(CommitError::Unknown(_))));
 
     let mut new = lake.writer().await;
@@ -191,7 +204,8 @@ async fn files_of_a_commit_that_did_happen_outlive_the_writer_that_never_knew() 
     let lake = Lake::new();
     let mut old = lake.writer().await;
     old.push(0, &run(0, 10)).await.unwrap();
-    lake.catalog.inject([Some(Fault::AnswerLost), Some(Fault::LoadFails)]);
+    lake.catalog
+        .inject([Some(Fault::AnswerLost), Some(Fault::LoadFails)]);
     assert!(matches!(old.commit(NOON).await, Err(CommitError::Unknown(_))));
 
     let mut new = lake.writer().await;
@@ -201,7 +215,10 @@ async fn files_of_a_commit_that_did_happen_outlive_the_writer_that_never_knew() 
     // It asks whether its move happened, sees that the table has moved on, and must not tidy away live files.
     let known = old.commit(NOON).await;
 
-    assert!(matches!(known, Err(CommitError::Overtaken | CommitError::Fenced)), "{known:?}");
+    assert!(
+        matches!(known, Err(CommitError::Overtaken | CommitError::Fenced)),
+        "{known:?}"
+    );
     assert_eq!(lake.rows().await, [(0, 15, 15)]);
 }
 
@@ -239,7 +256,10 @@ async fn a_topic_made_anew_gets_a_table_of_its_own_with_newer_file_names() {
 
     assert_eq!(lake.rows().await, [(0, 1, 1)]);
     let names = lake.files("metadata").await;
-    let newest = names.iter().rfind(|name| name.ends_with(".metadata.json")).unwrap();
+    let newest = names
+        .iter()
+        .rfind(|name| name.ends_with(".metadata.json"))
+        .unwrap();
     assert!(committed.metadata_location.ends_with(newest));
 }
 

@@ -1,0 +1,6 @@
+//! The table as its writer and its readers see it, on a bucket in memory and a catalog that can fail.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+mod exactly_once;
+mod json_values;
+mod lake;
