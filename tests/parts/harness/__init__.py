@@ -1,0 +1,1 @@
+"""What the real-parts tests and the benchmarks are made of: brokers, buckets, payloads and verdicts."""
