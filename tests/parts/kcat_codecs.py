@@ -59,7 +59,7 @@ def story(part: Part):
         produce(broker.address, f"own-{codec}", sent, compression_type=codec)
         tiered_topic(broker, f"kcat-{codec}")
         kcat("-P", "-b", broker.address, "-t", f"kcat-{codec}", "-p", 0, "-z", codec, "-K", "\t", "-l", typed,
-             "-H", "trace=first", "-H", "trace=second", "-H", "nothing", "-X", "acks=all", "-X", "linger.ms=20",
+             "-H", "trace=first", "-H", "trace=second", "-H", "nothing", "-X", "enable.idempotence=true", "-X", "linger.ms=20",
              "-X", "queue.buffering.max.messages=1000000")
         part.say(f"{codec}: {COUNT} records twice")
     ends = {f"{who}-{codec}": seal(broker.address, f"{who}-{codec}") for codec in CODECS for who in ("own", "kcat")}

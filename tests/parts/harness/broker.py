@@ -4,7 +4,7 @@ import json
 import pathlib
 import urllib.request
 
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from harness.place import CACHE, answers, built, free_port
 from harness.process import Process
@@ -75,6 +75,14 @@ class Broker:
         new = NewTopic(topic, partitions, 1, config={k.replace("_", "."): str(v) for k, v in configs.items()})
         admin = self.admin()                                # kept: its futures end with it
         for done in admin.create_topics([new]).values():
+            done.result(30)
+
+    def alter(self, topic: str, **configs):
+        entries = [ConfigEntry(k.replace("_", "."), str(v), incremental_operation=AlterConfigOpType.SET)
+                   for k, v in configs.items()]
+        admin = self.admin()
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        for done in admin.incremental_alter_configs([resource]).values():
             done.result(30)
 
     def topic_config(self, topic: str) -> dict:

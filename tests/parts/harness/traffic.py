@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import time
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -38,7 +39,7 @@ class Deliveries:
 
 def produce(address: str, topic: str, records, partition: int | None = None, **config) -> int:
     producer = Producer({"bootstrap.servers": address, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000,
-                         "acks": "all", **{k.replace("_", "."): v for k, v in config.items()}})
+                         "acks": "all", "enable.idempotence": True, **{k.replace("_", "."): v for k, v in config.items()}})
     delivered = Deliveries()
     sent = 0
     place = {} if partition is None else {"partition": partition}
@@ -58,17 +59,21 @@ def produce(address: str, topic: str, records, partition: int | None = None, **c
     return sent
 
 
-def seal(address: str, topic: str, partitions: int = 1, segment_bytes: int = 1 << 20) -> dict[int, int]:
+def noise(chance: random.Random) -> bytes:
+    return chance.randbytes(64 << 10)
+
+
+def seal(address: str, topic: str, partitions: int = 1, segment_bytes: int = 1 << 20, filler=noise) -> dict[int, int]:
     """Pushes what a topic holds into sealed segments: filler larger than a segment follows it. Gives the old ends."""
     ends = {}
     consumer = Consumer({"bootstrap.servers": address, "group.id": "ends"})
     for partition in range(partitions):
         ends[partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1]
     consumer.close()
-    noise = random.Random(0)
+    chance = random.Random(0)
     for partition in range(partitions):
-        filler = [Record(b"filler", noise.randbytes(64 << 10)) for _ in range(2 * segment_bytes // (64 << 10) + 2)]
-        produce(address, topic, filler, partition, batch_size=128 << 10, linger_ms=0)
+        count = 2 * segment_bytes // (64 << 10) + 2
+        produce(address, topic, [Record(b"filler", filler(chance)) for _ in range(count)], partition, linger_ms=0)
     return ends
 
 
@@ -80,9 +85,12 @@ def consume(address: str, topic: str, ends: dict[int, int], starts: dict[int, in
     left = {p: end for p, end in ends.items() if end > (starts or {}).get(p, 0)}
     consumer.assign([TopicPartition(topic, p, (starts or {}).get(p, 0)) for p in left])
     try:
+        heard = time.monotonic()
         while left:
-            messages = consumer.consume(10_000, timeout=timeout)
-            if not messages:
+            messages = consumer.consume(10_000, timeout=0.2)  # a longer one would wait for 10,000 that never come
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > timeout:
                 raise RuntimeError(f"nothing more came for {timeout} s. topic={topic}, left={left}")
             for m in messages:
                 error = m.error()
