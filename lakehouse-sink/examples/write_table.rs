@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use object_store::local::LocalFileSystem;
 use std::sync::Arc;
+use varve_cluster::{TopicId, TopicName};
 use varve_lakehouse_sink::catalog::simulated::SimulatedCatalog;
 use varve_lakehouse_sink::{Bucket, Table, TableSettings, TopicRef, ValueMode};
 use varve_log::{Builder, Timestamp};
@@ -18,8 +19,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         &format!("file://{}", folder.display()),
     );
     let topic = TopicRef {
-        name: "events".into(),
-        id: uuid::Uuid::new_v4(),
+        name: TopicName::parse("events")?,
+        id: TopicId::new(uuid::Uuid::new_v4()),
     };
     let catalog = Arc::new(SimulatedCatalog::default());
     let settings = TableSettings {

@@ -6,7 +6,7 @@ use crate::schema;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type};
 use std::collections::BTreeMap;
-use uuid::Uuid;
+use varve_cluster::TopicId;
 use varve_log::Offset;
 
 /// One partition's rows.
@@ -67,7 +67,7 @@ impl Runs {
 
 impl TableReader {
     /// Reads partition and offset of every row.
-    pub async fn audit(&self, topic_id: Uuid) -> Result<BTreeMap<i32, PartitionAudit>, AuditError> {
+    pub async fn audit(&self, topic_id: TopicId) -> Result<BTreeMap<i32, PartitionAudit>, AuditError> {
         let progress = progress::of_table(&self.metadata, topic_id)?;
         let mut runs: BTreeMap<i32, Runs> = BTreeMap::new();
         self.read(&[schema::PARTITION, schema::OFFSET], |columns| {

@@ -7,6 +7,8 @@ use crate::progress::{self, Progress};
 use crate::schema::Layout;
 use crate::settings::TableSettings;
 use crate::storage::Bucket;
+use crate::sweep;
+use crate::table::TopicRef;
 use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, FormatVersion, MAIN_BRANCH, ManifestFile, ManifestListWriter, ManifestWriterBuilder, Operation,
@@ -16,6 +18,7 @@ use iceberg::{Error, ErrorKind, Result, TableCreation};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
+use varve_cluster::TopicId;
 use varve_log::Timestamp;
 
 /// A table as of one version of its pointer.
@@ -32,6 +35,7 @@ pub(crate) struct Append<'a> {
     pub(crate) layout: &'a Layout,
     /// The progress after it, of all partitions.
     pub(crate) progress: &'a Progress,
+    pub(crate) topic_id: TopicId,
     pub(crate) epoch: WriterEpoch,
     pub(crate) now: Timestamp,
 }
@@ -52,16 +56,15 @@ pub(crate) struct Prepared {
 pub(crate) fn empty_table(
     location: &str,
     layout: &Layout,
-    topic: &str,
-    topic_id: Uuid,
+    topic: &TopicRef,
     epoch: WriterEpoch,
     settings: &TableSettings,
 ) -> Result<TableMetadata> {
     let mut properties = table_properties(layout, &Progress::new(), epoch, settings)?;
-    properties.insert(progress::TOPIC_ID.to_owned(), topic_id.to_string());
-    properties.insert("varve.topic".to_owned(), topic.to_owned());
+    properties.insert(progress::TOPIC_ID.to_owned(), topic.id.to_string());
+    properties.insert("varve.topic".to_owned(), topic.name.to_string());
     let creation = TableCreation::builder()
-        .name(topic.to_owned())
+        .name(topic.name.to_string())
         .location(location.to_owned())
         .schema(layout.schema().as_ref().clone())
         .properties(properties)
@@ -99,22 +102,19 @@ fn table_properties(
 /// The files of one attempt. Their names carry the epoch and occur nowhere else.
 pub(crate) struct Attempt {
     pub(crate) snapshot_id: i64,
-    id: Uuid,
-    epoch: WriterEpoch,
+    mark: String,
     folder: String,
     made: Vec<String>,
 }
 
 impl Attempt {
-    fn new(base: &Version, epoch: WriterEpoch) -> Self {
-        let id = Uuid::new_v4();
-        let (high, low) = id.as_u64_pair();
+    fn new(base: &Version, append: &Append<'_>) -> Self {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
         let snapshot_id = i64::try_from((high ^ low) >> 1).unwrap_or(i64::MAX);
         let folder = format!("{}/metadata", base.metadata.location());
         Self {
             snapshot_id,
-            id,
-            epoch,
+            mark: sweep::mark(append.epoch, append.topic_id),
             folder,
             made: Vec::new(),
         }
@@ -122,7 +122,7 @@ impl Attempt {
 
     /// A name for a file about to be written.
     pub(crate) fn file(&mut self, what: &str) -> String {
-        let at = format!("{}/e{}-{}-{what}", self.folder, self.epoch, self.id.simple());
+        let at = format!("{}/{}-{what}", self.folder, self.mark);
         self.made.push(at.clone());
         at
     }
@@ -135,7 +135,7 @@ pub(crate) async fn prepare(
     append: &Append<'_>,
     settings: &TableSettings,
 ) -> Result<Prepared> {
-    let mut attempt = Attempt::new(base, append.epoch);
+    let mut attempt = Attempt::new(base, append);
     let written = write_all(&bucket.file_io(), base, append, settings, &mut attempt).await;
     let Attempt {
         made, snapshot_id, ..

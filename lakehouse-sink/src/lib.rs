@@ -24,6 +24,7 @@ mod schema;
 mod settings;
 mod settle;
 mod storage;
+mod sweep;
 mod table;
 
 pub use audit::{AuditError, PartitionAudit};

@@ -9,7 +9,7 @@ use crate::storage::Bucket;
 use crate::table::TopicRef;
 use iceberg::spec::TableMetadata;
 use std::sync::Arc;
-use uuid::Uuid;
+use varve_cluster::TopicId;
 
 /// How often a lost answer is looked after before the caller is told.
 const ATTEMPTS_MAX: usize = 3;
@@ -33,7 +33,7 @@ fn unavailable(cause: impl Into<Cause>) -> OpenError {
 
 pub(crate) async fn load(
     bucket: &Bucket,
-    topic_id: Uuid,
+    topic_id: TopicId,
     catalog: &dyn Catalog,
 ) -> Result<Option<Version>, Cause> {
     let Some(pointer) = catalog.load(topic_id).await? else {
@@ -119,8 +119,8 @@ async fn write_empty(
     let schema = schema::fixed_schema()?;
     let last = schema.highest_field_id();
     let layout = Layout::new(Arc::new(schema), last, None)?;
-    let at = bucket.table_location(&topic.name);
-    let metadata = commit::empty_table(&at, &layout, &topic.name, topic.id, epoch, settings)?;
+    let at = bucket.table_location(topic.name.as_str());
+    let metadata = commit::empty_table(&at, &layout, topic, epoch, settings)?;
     // A topic of this name may have had a table before. Nothing rests on this listing but that people and scripts
     // who look for the newest metadata file find the new table's.
     let names = bucket.names_in(&format!("{at}/metadata")).await?;

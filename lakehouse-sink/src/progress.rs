@@ -3,6 +3,7 @@
 use iceberg::spec::TableMetadata;
 use std::collections::BTreeMap;
 use uuid::Uuid;
+use varve_cluster::TopicId;
 use varve_log::Offset;
 
 pub(crate) const OFFSETS: &str = "varve.offsets";
@@ -19,7 +20,7 @@ pub enum Distrust {
     #[error("the table's {0} cannot be read")]
     Unreadable(&'static str),
     #[error("the table belongs to another topic. topic-id={found}, expected={expected}")]
-    OtherTopic { found: Uuid, expected: Uuid },
+    OtherTopic { found: TopicId, expected: TopicId },
     #[error(
         "the table was rolled back or rewritten: its properties and its snapshots name different offsets"
     )]
@@ -44,9 +45,11 @@ fn decode(text: &str) -> Result<Progress, Distrust> {
 
 /// Reads the progress of a table and checks it twice: the property survives the expiry of snapshots, the newest
 /// snapshot of ours shows when someone has rolled the table back below it.
-pub(crate) fn of_table(metadata: &TableMetadata, topic_id: Uuid) -> Result<Progress, Distrust> {
+pub(crate) fn of_table(metadata: &TableMetadata, topic_id: TopicId) -> Result<Progress, Distrust> {
     let property = |name| metadata.properties().get(name).map(String::as_str);
-    let found = property(TOPIC_ID).and_then(|id| Uuid::parse_str(id).ok());
+    let found = property(TOPIC_ID)
+        .and_then(|id| Uuid::parse_str(id).ok())
+        .map(TopicId::new);
     match found {
         Some(found) if found == topic_id => (),
         Some(found) => {

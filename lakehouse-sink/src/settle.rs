@@ -79,6 +79,7 @@ impl Table {
                 files: &self.pending.stored,
                 layout: self.pending.columns.layout(),
                 progress: &self.pending.next,
+                topic_id: self.topic.id,
                 epoch: self.epoch,
                 now,
             };

@@ -16,10 +16,11 @@ use crate::parquet_file::{Encoded, ParquetFile};
 use crate::progress::{self, Distrust, Progress};
 use crate::settings::TableSettings;
 use crate::storage::Bucket;
+use crate::sweep;
 use bytes::Bytes;
 use iceberg::spec::DataFile;
 use std::sync::Arc;
-use uuid::Uuid;
+use varve_cluster::{TopicId, TopicName};
 use varve_log::{Batch, BatchError, Offset, records, split};
 
 /// Topic names may be as long as a file name may be; the folder has the whole name.
@@ -28,8 +29,8 @@ const TOPIC_IN_FILE_NAME_BYTES: usize = 100;
 /// The topic whose records a table holds. A topic created anew under an old name has another id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicRef {
-    pub name: String,
-    pub id: Uuid,
+    pub name: TopicName,
+    pub id: TopicId,
 }
 
 /// See the module.
@@ -147,6 +148,10 @@ impl Table {
     /// Where pushing goes on: `progress` and what is pending.
     pub fn next_offsets(&self) -> &Progress {
         &self.pending.next
+    }
+
+    pub fn epoch(&self) -> WriterEpoch {
+        self.epoch
     }
 
     pub fn metadata_location(&self) -> &str {
@@ -294,17 +299,13 @@ impl Table {
     }
 
     fn data_location(&self, encoded: &Encoded) -> String {
-        let topic = self
-            .topic
-            .name
-            .get(..TOPIC_IN_FILE_NAME_BYTES)
-            .unwrap_or(&self.topic.name);
+        let name = self.topic.name.as_str();
+        let topic = name.get(..TOPIC_IN_FILE_NAME_BYTES).unwrap_or(name);
         let spans = encoded.spans.name();
-        let location = self.base.metadata.location();
+        let mark = sweep::mark(self.epoch, self.topic.id);
         format!(
-            "{location}/data/{topic}-{spans}-e{}-{}.parquet",
-            self.epoch,
-            Uuid::new_v4().simple()
+            "{}/data/{topic}-{spans}-{mark}.parquet",
+            self.base.metadata.location()
         )
     }
 

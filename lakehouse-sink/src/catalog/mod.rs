@@ -7,18 +7,18 @@ pub mod suite;
 
 use async_trait::async_trait;
 use std::fmt;
-use uuid::Uuid;
+use varve_cluster::TopicId;
 
 /// The writer's tenure, issued by the metadata quorum. A higher one fences all lower ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WriterEpoch(i64);
+pub struct WriterEpoch(u64);
 
 impl WriterEpoch {
-    pub const fn new(epoch: i64) -> Self {
+    pub const fn new(epoch: u64) -> Self {
         Self(epoch)
     }
 
-    pub const fn value(self) -> i64 {
+    pub const fn value(self) -> u64 {
         self.0
     }
 }
@@ -86,12 +86,12 @@ pub enum SwapError {
 #[async_trait]
 pub trait Catalog: Send + Sync {
     /// The pointer as of now: linearizable, so it shows every move that was answered before the call.
-    async fn load(&self, topic_id: Uuid) -> Result<Option<Pointer>, LoadError>;
+    async fn load(&self, topic_id: TopicId) -> Result<Option<Pointer>, LoadError>;
 
     /// Moves the pointer if it stands at `expected` and no epoch above `epoch` has been issued.
     async fn commit_if_unchanged(
         &self,
-        topic_id: Uuid,
+        topic_id: TopicId,
         epoch: WriterEpoch,
         expected: TableVersion,
         metadata_location: &str,

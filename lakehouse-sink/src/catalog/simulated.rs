@@ -4,7 +4,7 @@ use super::{Catalog, Cause, LoadError, Pointer, SwapError, TableVersion, WriterE
 use async_trait::async_trait;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use uuid::Uuid;
+use varve_cluster::TopicId;
 
 /// What happens to one call of `commit_if_unchanged`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,21 +28,21 @@ pub struct SimulatedCatalog {
 
 #[derive(Default)]
 struct State {
-    tables: BTreeMap<Uuid, Entry>,
+    tables: BTreeMap<TopicId, Entry>,
     faults: VecDeque<Option<Fault>>,
     load_faults: usize,
-    under_way: Vec<(Uuid, WriterEpoch, TableVersion, String)>,
+    under_way: Vec<(TopicId, WriterEpoch, TableVersion, String)>,
 }
 
 #[derive(Default)]
 struct Entry {
-    epoch: i64,
+    epoch: u64,
     pointer: Option<Pointer>,
 }
 
 impl SimulatedCatalog {
     /// A new epoch for a writer of the table; all earlier ones are fenced.
-    pub fn acquire(&self, topic_id: Uuid) -> WriterEpoch {
+    pub fn acquire(&self, topic_id: TopicId) -> WriterEpoch {
         let mut state = self.state();
         let entry = state.tables.entry(topic_id).or_default();
         entry.epoch += 1;
@@ -68,7 +68,7 @@ impl SimulatedCatalog {
 impl State {
     fn swap(
         &mut self,
-        topic_id: Uuid,
+        topic_id: TopicId,
         epoch: WriterEpoch,
         expected: TableVersion,
         metadata_location: &str,
@@ -106,7 +106,7 @@ fn lost() -> Cause {
 
 #[async_trait]
 impl Catalog for SimulatedCatalog {
-    async fn load(&self, topic_id: Uuid) -> Result<Option<Pointer>, LoadError> {
+    async fn load(&self, topic_id: TopicId) -> Result<Option<Pointer>, LoadError> {
         let mut state = self.state();
         if state.load_faults > 0 {
             state.load_faults -= 1;
@@ -120,7 +120,7 @@ impl Catalog for SimulatedCatalog {
 
     async fn commit_if_unchanged(
         &self,
-        topic_id: Uuid,
+        topic_id: TopicId,
         epoch: WriterEpoch,
         expected: TableVersion,
         metadata_location: &str,

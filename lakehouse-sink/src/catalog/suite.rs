@@ -2,16 +2,16 @@
 
 use super::{Catalog, SwapError, TableVersion, WriterEpoch};
 use async_trait::async_trait;
-use uuid::Uuid;
+use varve_cluster::TopicId;
 
 /// A catalog under test.
 #[async_trait]
 pub trait Bench: Send + Sync {
     fn catalog(&self) -> &dyn Catalog;
     /// A topic that the catalog may have tables for, with no table yet.
-    async fn new_topic(&self) -> Uuid;
+    async fn new_topic(&self) -> TopicId;
     /// Gives the table to a new writer.
-    async fn acquire(&self, topic_id: Uuid) -> WriterEpoch;
+    async fn acquire(&self, topic_id: TopicId) -> WriterEpoch;
 }
 
 /// Runs every sentence.
@@ -24,7 +24,7 @@ pub async fn run(bench: &dyn Bench) {
     of_many_commits_on_one_version_exactly_one_wins(bench).await;
 }
 
-async fn location(bench: &dyn Bench, topic: Uuid) -> Option<String> {
+async fn location(bench: &dyn Bench, topic: TopicId) -> Option<String> {
     bench
         .catalog()
         .load(topic)

@@ -2,34 +2,10 @@
 
 use crate::lake::{Lake, NOON, batch, run};
 use bytes::Bytes;
-use varve_lakehouse_sink::catalog::simulated::{Fault, SimulatedCatalog};
-use varve_lakehouse_sink::catalog::{Catalog, WriterEpoch, suite};
+use varve_cluster::TopicId;
+use varve_lakehouse_sink::catalog::simulated::Fault;
 use varve_lakehouse_sink::{CommitError, PushError};
 use varve_log::Offset;
-
-struct Simulated(SimulatedCatalog, std::sync::atomic::AtomicU64);
-
-#[async_trait::async_trait]
-impl suite::Bench for Simulated {
-    fn catalog(&self) -> &dyn Catalog {
-        &self.0
-    }
-
-    async fn new_topic(&self) -> uuid::Uuid {
-        uuid::Uuid::from_u128(u128::from(
-            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-        ))
-    }
-
-    async fn acquire(&self, topic_id: uuid::Uuid) -> WriterEpoch {
-        self.0.acquire(topic_id)
-    }
-}
-
-#[tokio::test]
-async fn the_simulated_catalog_passes_the_suite() {
-    suite::run(&Simulated(SimulatedCatalog::default(), 0.into())).await;
-}
 
 #[tokio::test]
 async fn rows_appear_with_their_commit_and_survive_reopening() {
@@ -248,7 +224,7 @@ async fn a_topic_made_anew_gets_a_table_of_its_own_with_newer_file_names() {
     table.push(0, &run(0, 10)).await.unwrap();
     table.commit(NOON).await.unwrap();
 
-    lake.topic.id = uuid::Uuid::from_u128(8);
+    lake.topic.id = TopicId::new(uuid::Uuid::from_u128(8));
     let mut anew = lake.writer().await;
     assert!(anew.progress().is_empty());
     anew.push(0, &batch(0, &["x"])).await.unwrap();

@@ -7,6 +7,7 @@ use object_store::memory::InMemory;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use uuid::Uuid;
+use varve_cluster::{TopicId, TopicName};
 use varve_lakehouse_sink::catalog::simulated::SimulatedCatalog;
 use varve_lakehouse_sink::catalog::{Catalog, WriterEpoch};
 use varve_lakehouse_sink::{
@@ -34,8 +35,8 @@ impl Lake {
             store,
             catalog: Arc::new(SimulatedCatalog::default()),
             topic: TopicRef {
-                name: "orders".into(),
-                id: Uuid::from_u128(7),
+                name: TopicName::parse("orders").unwrap(),
+                id: TopicId::new(Uuid::from_u128(7)),
             },
             settings: TableSettings::default(),
         }
