@@ -27,11 +27,12 @@ fn key(chunk: u32) -> ChunkKey {
 
 fn body(chunk: u32) -> Bytes {
     let mut seed = u64::from(chunk) + 1;
-    let words = (0..MIB / 8).flat_map(|_| {
+    let mut body = vec![0; MIB];
+    for word in body.chunks_exact_mut(8) {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        seed.to_le_bytes()
-    });
-    words.collect::<Vec<u8>>().into()
+        word.copy_from_slice(&seed.to_le_bytes());
+    }
+    body.into()
 }
 
 fn expect(chunk: u32) -> Expect {
