@@ -16,4 +16,4 @@ pub mod ids;
 pub mod replica;
 pub mod topic_config;
 
-pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName};
+pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName, TopicNameError};

@@ -39,7 +39,7 @@ pub use log::{
     Synced, TimestampPlan, Truncated, Truncation, WriteTurn, Written,
 };
 pub use offsets::{LeaderEpoch, LogOffsets, Offset, TierEnd, Timestamp};
-pub use producers::{ProducerError, Producers, Verdict};
+pub use producers::{ActiveProducer, ProducerError, Producers, Verdict};
 pub use records::{Record, Records, records};
 pub use recovery::Recovered;
 pub use settings::Settings;

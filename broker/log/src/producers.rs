@@ -117,6 +117,16 @@ const fn span(first: i32, last: i32) -> i32 {
     }
 }
 
+/// One producer that a partition remembers, as it is told to people who ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    pub id: i64,
+    pub epoch: i16,
+    /// None if nothing of it is left in the log.
+    pub last_sequence: Option<i32>,
+    pub last_timestamp: Timestamp,
+}
+
 /// All producers of one partition. The map is ordered, so encodings and walks are the same everywhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
@@ -136,6 +146,16 @@ impl Producers {
 
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+
+    /// Every producer, by its id.
+    pub fn active(&self) -> impl Iterator<Item = ActiveProducer> {
+        self.by_id.iter().map(|(id, producer)| ActiveProducer {
+            id: *id,
+            epoch: producer.epoch,
+            last_sequence: producer.window().last().map(|last| last.last_sequence),
+            last_timestamp: producer.last_append,
+        })
     }
 
     /// May this batch be appended? Changes nothing. Batches without a producer id always may.

@@ -1,4 +1,25 @@
-//! One Varve process: sockets, disks and threads around the pure crates.
+//! One Varve process: sockets, disks and threads around the pure crates. Start reading at [`node`].
 
+mod api;
+mod broker;
 pub mod cli;
+mod clock;
+mod complaints;
+pub mod config;
+mod coordinators;
+mod dirs;
+pub mod exposition;
+mod housekeeping;
+mod http;
+mod metadata;
+mod metrics;
+pub mod node;
+mod partition;
+mod producer_ids;
+mod retention;
+mod server;
+mod shard;
+mod tables;
+mod tier;
+mod topic_settings;
 pub mod wire;

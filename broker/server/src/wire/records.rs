@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 /// A file that a response sends from.
-pub type FileHandle = Arc<std::fs::File>;
+pub type FileHandle = Arc<dyn varve_log::DiskFile>;
 
 /// A run of bytes on its way to a socket.
 #[derive(Clone)]
@@ -86,6 +86,12 @@ impl fmt::Debug for Part {
             Self::Memory(bytes) => write!(f, "{} bytes in memory", bytes.len()),
             Self::File { position, len, .. } => write!(f, "{len} bytes in a file at {position}"),
         }
+    }
+}
+
+impl From<varve_log::Slice> for Part {
+    fn from(slice: varve_log::Slice) -> Self {
+        Self::File { file: slice.file, position: slice.position, len: slice.len }
     }
 }
 

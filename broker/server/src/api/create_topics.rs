@@ -1,0 +1,145 @@
+//! CreateTopics: each topic of the request for itself; one that is refused does not hinder the others.
+
+use super::config_entries::{self, Entry};
+use super::new_topic::{self, Shape};
+use super::refusal::{Refusal, told};
+use super::{Caller, cluster_view::text};
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::wire::ErrorCode;
+use crate::wire::create_topics::request::{CreatableReplicaAssignment, CreatableTopic};
+use crate::wire::create_topics::response::{CreatableTopicConfigs, CreatableTopicResult};
+use crate::wire::create_topics::{CreateTopicsRequest, CreateTopicsResponse};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use varve_cluster::BrokerId;
+use varve_cluster::controller::command::CreateTopic;
+use varve_cluster::controller::{Command, State};
+use varve_cluster::topic_config::Overrides;
+
+pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: CreateTopicsRequest) -> CreateTopicsResponse {
+    let repeated = repeated(request.topics.iter().map(|topic| topic.name.as_str()));
+    let mut topics = Vec::with_capacity(request.topics.len());
+    let mut planned_partitions = 0;
+    for topic in request.topics.iter().filter(|topic| !repeated.contains(topic.name.as_str())) {
+        let view = broker.view();
+        let plan = plan(&broker.config, &view, topic, &mut planned_partitions);
+        let created = match plan {
+            Ok(create) if !request.validate_only => propose(broker, create).await,
+            planned => planned,
+        };
+        topics.push(answer(&broker.config, &view, topic, created));
+    }
+    let duplicate: Result<(), _> = Err(Refusal::invalid_request("Duplicate topic name."));
+    topics.extend(repeated.iter().map(|name| result(name, &duplicate)));
+    CreateTopicsResponse { topics, ..Default::default() }
+}
+
+async fn propose(broker: &Broker, create: CreateTopic) -> Result<CreateTopic, Refusal> {
+    broker.propose(Command::CreateTopic(create.clone())).await?;
+    tracing::info!(topic = %create.name, id = %create.topic_id, partitions = create.assignments.len(), "topic created");
+    Ok(create)
+}
+
+/// Names that a request has more than once: neither of the two is right.
+pub(super) fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).collect()
+}
+
+fn plan(
+    config: &Config,
+    view: &State,
+    topic: &CreatableTopic,
+    planned_partitions: &mut i32,
+) -> Result<CreateTopic, Refusal> {
+    let configs = configs_of(topic)?;
+    let create = if topic.assignments.is_empty() {
+        let shape = Shape {
+            partitions: (topic.num_partitions != -1).then_some(topic.num_partitions),
+            replication_factor: (topic.replication_factor != -1).then_some(topic.replication_factor),
+        };
+        new_topic::placed(config, view, &topic.name, shape, configs)?
+    } else {
+        new_topic::assigned(config, view, &topic.name, assignments_of(topic)?, configs)?
+    };
+    *planned_partitions += i32::try_from(create.assignments.len()).unwrap_or(i32::MAX);
+    if *planned_partitions > new_topic::PARTITIONS_MAX {
+        return Err(Refusal::new(
+            ErrorCode::PolicyViolation,
+            "Excessively large number of partitions per request.",
+        ));
+    }
+    Ok(create)
+}
+
+fn configs_of(topic: &CreatableTopic) -> Result<Overrides, Refusal> {
+    let with_value = |config: &crate::wire::create_topics::request::CreatableTopicConfig| {
+        let value = config.value.as_ref().ok_or_else(|| {
+            let message = format!("Null value not supported for topic configs: {}", config.name.as_str());
+            Refusal::new(ErrorCode::InvalidConfig, message)
+        })?;
+        Ok((config.name.to_string(), value.to_string()))
+    };
+    topic.configs.iter().map(with_value).collect()
+}
+
+/// The client's own assignment, by partition; metadata judges the brokers in it.
+fn assignments_of(topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal> {
+    for (value, name) in
+        [(topic.num_partitions, "numPartitions"), (topic.replication_factor.into(), "replicationFactor")]
+    {
+        if value != -1 {
+            return Err(Refusal::invalid_request(format!(
+                "A manual partition assignment was specified, but {name} was not set to -1."
+            )));
+        }
+    }
+    let brokers = |assignment: &CreatableReplicaAssignment| {
+        let brokers = assignment.broker_ids.iter().map(|id| BrokerId::new(*id)).collect();
+        (assignment.partition_index, brokers)
+    };
+    let by_partition: BTreeMap<i32, Vec<BrokerId>> = topic.assignments.iter().map(brokers).collect();
+    let consecutive = by_partition.keys().zip(0..).all(|(index, place)| *index == place);
+    if !consecutive || by_partition.len() != topic.assignments.len() {
+        return Err(Refusal::new(
+            ErrorCode::InvalidReplicaAssignment,
+            "partitions should be a consecutive 0-based integer sequence",
+        ));
+    }
+    Ok(by_partition.into_values().collect())
+}
+
+fn answer(
+    config: &Config,
+    view: &State,
+    topic: &CreatableTopic,
+    created: Result<CreateTopic, Refusal>,
+) -> CreatableTopicResult {
+    let failed = result(&topic.name, &created);
+    let Ok(create) = created else { return failed };
+    CreatableTopicResult {
+        topic_id: create.topic_id.uuid(),
+        num_partitions: i32::try_from(create.assignments.len()).unwrap_or(i32::MAX),
+        replication_factor: create.assignments.first().map_or(-1, |replicas| {
+            i16::try_from(replicas.len()).unwrap_or(i16::MAX)
+        }),
+        configs: Some(config_entries::of_topic(config, view, &create.configs).iter().map(entry).collect()),
+        ..failed
+    }
+}
+
+fn result<T>(name: &str, outcome: &Result<T, Refusal>) -> CreatableTopicResult {
+    let (error_code, error_message) = told(outcome);
+    CreatableTopicResult { name: text(name), error_code, error_message, ..Default::default() }
+}
+
+fn entry(entry: &Entry) -> CreatableTopicConfigs {
+    CreatableTopicConfigs {
+        name: text(&entry.name),
+        value: entry.value.as_deref().map(text),
+        read_only: entry.read_only,
+        config_source: entry.source.code(),
+        is_sensitive: false,
+    }
+}

@@ -1,0 +1,218 @@
+//! Fetch: from the page cache or the bucket to the socket, waiting for news where there is none yet.
+//!
+//! Sessions (KIP-227) are answered with id 0: every request is a full one, which every client understands.
+
+use super::Caller;
+use super::topics::{TopicKey, check_epoch, missing};
+use crate::broker::Broker;
+use crate::partition::{Partition, Read, Visible};
+use crate::tier::ColdRead;
+use crate::wire::fetch::response::{FetchableTopicResponse, PartitionData};
+use crate::wire::fetch::{FetchRequest, FetchResponse};
+use crate::wire::{ErrorCode, Part, Records};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use varve_log::Offset;
+
+/// How long an answer that has nothing else may wait for the bucket; clients give up after 30 s or more.
+const COLD_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// One partition of the request, found.
+struct Wanted {
+    index: i32,
+    from: Offset,
+    bytes_max: usize,
+    partition: Result<Arc<Partition>, ErrorCode>,
+}
+
+/// What one look at a partition gave.
+struct Seen {
+    visible: Option<Visible>,
+    error: ErrorCode,
+    records: Records,
+    waiting: bool,
+    cold: Option<ColdRead>,
+}
+
+/// One look at everything that was asked for.
+struct Round {
+    seen: Vec<Seen>,
+    bytes: usize,
+    /// Those of `bytes` that came from the bucket.
+    cold_bytes: usize,
+    errors: bool,
+}
+
+/// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` are over.
+pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: FetchRequest) -> FetchResponse {
+    if request.session_id != 0 {
+        return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound.code(), ..Default::default() };
+    }
+    let (keys, wanted) = find(broker, &request);
+    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.config.fetch_bytes_max);
+    let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
+    let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+    let deadline = Instant::now() + wait;
+    let news = Arc::new(Notify::new());
+    loop {
+        let mut round = look(broker, caller, &wanted, bytes_max);
+        if round.bytes == 0 && round.seen.iter().any(|seen| seen.cold.is_some()) {
+            thaw(&mut round, bytes_max).await;
+        }
+        let done = round.bytes >= min_bytes || round.errors || Instant::now() >= deadline;
+        if done || !wait_for_news(&wanted, &round, &news, deadline).await {
+            broker.metrics.fetched(round.bytes - round.cold_bytes, round.cold_bytes);
+            return respond(keys, &wanted, round);
+        }
+    }
+}
+
+/// Topics with how many of `wanted` each one has.
+fn find(broker: &Arc<Broker>, request: &FetchRequest) -> (Vec<(TopicKey, usize)>, Vec<Wanted>) {
+    let view = broker.view();
+    let mut keys = Vec::with_capacity(request.topics.len());
+    let mut wanted = vec![];
+    for asked in &request.topics {
+        let key = TopicKey { name: asked.topic.clone(), id: asked.topic_id };
+        let topic = key.find(&view);
+        for partition in &asked.partitions {
+            let found = topic.as_ref().map_err(|code| *code).and_then(|topic| {
+                let found = broker.partition(topic.id, partition.partition);
+                let found = found.ok_or_else(|| missing(topic, partition.partition))?;
+                check_epoch(partition.current_leader_epoch, found.leader_epoch())?;
+                Ok(found)
+            });
+            wanted.push(Wanted {
+                index: partition.partition,
+                from: Offset::new(partition.fetch_offset),
+                bytes_max: usize::try_from(partition.partition_max_bytes).unwrap_or(0),
+                partition: found,
+            });
+        }
+        keys.push((key, asked.partitions.len()));
+    }
+    (keys, wanted)
+}
+
+fn look(broker: &Arc<Broker>, caller: &Caller, wanted: &[Wanted], bytes_max: usize) -> Round {
+    let mut round = Round { seen: Vec::with_capacity(wanted.len()), bytes: 0, cold_bytes: 0, errors: false };
+    for want in wanted {
+        let left = bytes_max.saturating_sub(round.bytes);
+        let seen = look_at(broker, caller, want, left, round.bytes == 0);
+        round.bytes += seen.records.len();
+        round.errors |= seen.error != ErrorCode::None;
+        round.seen.push(seen);
+    }
+    round
+}
+
+fn look_at(broker: &Broker, caller: &Caller, want: &Wanted, left: usize, first: bool) -> Seen {
+    let mut seen =
+        Seen { visible: None, error: ErrorCode::None, records: Records::new(), waiting: false, cold: None };
+    let partition = match &want.partition {
+        Ok(partition) => partition,
+        Err(code) => {
+            seen.error = *code;
+            return seen;
+        }
+    };
+    let bytes_max = want.bytes_max.min(left);
+    let outcome = partition.plan_read(want.from, bytes_max, first);
+    seen.visible = Some(outcome.visible);
+    match outcome.read {
+        Read::Wait => seen.waiting = true,
+        Read::OutOfRange => seen.error = ErrorCode::OffsetOutOfRange,
+        Read::Unavailable => seen.error = ErrorCode::KafkaStorageError,
+        Read::Local(plan) => match plan.run() {
+            Ok(slice) if slice.len > 0 => seen.records.parts.push(Part::from(slice)),
+            // Not one whole batch fits what is left: the next fetch begins with this partition.
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(partition = %partition.id, %error, "local data cannot be read");
+                seen.error = ErrorCode::KafkaStorageError;
+            }
+        },
+        Read::Tier { pointer, from } => match &broker.tier {
+            // Asking starts the read; if the answer leaves without it, it will be in the cache next time.
+            Some(tier) => seen.cold = Some(tier.read(&partition.id, pointer, from, want.bytes_max, caller.connection)),
+            None => seen.error = ErrorCode::KafkaStorageError,
+        },
+    }
+    seen
+}
+
+/// There is nothing hot to answer with: waits for the bucket, in the order of the request.
+async fn thaw(round: &mut Round, bytes_max: usize) {
+    let deadline = Instant::now() + COLD_WAIT_MAX;
+    for seen in &mut round.seen {
+        if round.bytes >= bytes_max {
+            return;
+        }
+        let Some(cold) = seen.cold.take() else { continue };
+        match tokio::time::timeout_at(deadline, cold.batches()).await {
+            Ok(Ok(batches)) => seen.records.parts = batches.into_iter().map(Part::Memory).collect(),
+            Ok(Err(code)) => {
+                seen.error = code;
+                round.errors = true;
+            }
+            // Not an error to the client: it asks again and finds the chunk in the cache.
+            Err(_) => {}
+        }
+        round.bytes += seen.records.len();
+        round.cold_bytes += seen.records.len();
+    }
+}
+
+/// Parks at every partition that had nothing. `false` when the deadline passed without news.
+async fn wait_for_news(wanted: &[Wanted], round: &Round, news: &Arc<Notify>, deadline: Instant) -> bool {
+    let mut watched = vec![];
+    let mut moved = false;
+    for (want, seen) in wanted.iter().zip(&round.seen) {
+        let (Ok(partition), Some(visible)) = (&want.partition, seen.visible) else { continue };
+        if !seen.waiting {
+            continue;
+        }
+        if !partition.watch(news, visible.high_watermark) {
+            moved = true;
+            break;
+        }
+        watched.push(partition);
+    }
+    let told = moved || tokio::time::timeout_at(deadline, news.notified()).await.is_ok();
+    for partition in watched {
+        partition.unwatch(news);
+    }
+    // At the deadline one more look is due: bytes below `min_bytes` may have come.
+    told
+}
+
+fn respond(keys: Vec<(TopicKey, usize)>, wanted: &[Wanted], round: Round) -> FetchResponse {
+    let mut looks = wanted.iter().zip(round.seen);
+    let responses = keys
+        .into_iter()
+        .map(|(key, count)| FetchableTopicResponse {
+            topic: key.name,
+            topic_id: key.id,
+            partitions: looks.by_ref().take(count).map(|(want, seen)| answer(want, seen)).collect(),
+            ..Default::default()
+        })
+        .collect();
+    FetchResponse { responses, ..Default::default() }
+}
+
+fn answer(want: &Wanted, seen: Seen) -> PartitionData {
+    let known = seen.visible.filter(|_| seen.error == ErrorCode::None || seen.error == ErrorCode::OffsetOutOfRange);
+    PartitionData {
+        partition_index: want.index,
+        error_code: seen.error.code(),
+        high_watermark: known.map_or(-1, |visible| visible.high_watermark.value()),
+        last_stable_offset: known.map_or(-1, |visible| visible.last_stable.value()),
+        log_start_offset: known.map_or(-1, |visible| visible.log_start.value()),
+        aborted_transactions: None,
+        preferred_read_replica: -1,
+        records: Some(seen.records),
+        ..Default::default()
+    }
+}

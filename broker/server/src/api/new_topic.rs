@@ -1,0 +1,100 @@
+//! What a topic to be created is made of, judged as Kafka judges it. Shared by CreateTopics and by the
+//! automatic creation in Metadata.
+
+use uuid::Uuid;
+use varve_cluster::controller::command::CreateTopic;
+use varve_cluster::controller::{Command, State, placement};
+use varve_cluster::topic_config::Overrides;
+use varve_cluster::{BrokerId, TopicId, TopicName};
+
+use super::config_changes;
+use super::refusal::{Refusal, rehearse};
+use crate::config::Config;
+use crate::wire::ErrorCode;
+
+/// New partitions of one request: Kafka's own limit. What is asked for in one number may not cost without bound.
+pub(super) const PARTITIONS_MAX: i32 = 10_000;
+
+/// How many partitions and replicas, as asked for; `None` is the broker's default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Shape {
+    pub(super) partitions: Option<i32>,
+    pub(super) replication_factor: Option<i16>,
+}
+
+/// A topic whose replicas are placed by us.
+pub(super) fn placed(
+    config: &Config,
+    view: &State,
+    name: &str,
+    shape: Shape,
+    configs: Overrides,
+) -> Result<CreateTopic, Refusal> {
+    let name = free_name(view, name)?;
+    let partitions = shape.partitions.unwrap_or(config.partitions_default);
+    let replicas = shape.replication_factor.unwrap_or(config.replication_factor_default);
+    if partitions <= 0 {
+        let message = "Number of partitions was set to an invalid non-positive value.";
+        return Err(Refusal::new(ErrorCode::InvalidPartitions, message));
+    }
+    let topic_id = TopicId::new(Uuid::new_v4());
+    let assignments = place(view, partitions, i32::from(replicas), topic_id)?;
+    checked(config, view, CreateTopic { name, topic_id, assignments, configs })
+}
+
+/// A topic whose replicas were chosen by the client.
+pub(super) fn assigned(
+    config: &Config,
+    view: &State,
+    name: &str,
+    assignments: Vec<Vec<BrokerId>>,
+    configs: Overrides,
+) -> Result<CreateTopic, Refusal> {
+    let name = free_name(view, name)?;
+    let topic_id = TopicId::new(Uuid::new_v4());
+    checked(config, view, CreateTopic { name, topic_id, assignments, configs })
+}
+
+/// Replicas for `partitions` new partitions of the topic.
+pub(super) fn place(
+    view: &State,
+    partitions: i32,
+    replication_factor: i32,
+    topic: TopicId,
+) -> Result<Vec<Vec<BrokerId>>, Refusal> {
+    let Some(count) = usize::try_from(partitions).ok().filter(|_| partitions <= PARTITIONS_MAX) else {
+        return Err(Refusal::new(
+            ErrorCode::PolicyViolation,
+            "Excessively large number of partitions per request.",
+        ));
+    };
+    let Some(replicas) = usize::try_from(replication_factor).ok().filter(|factor| *factor > 0) else {
+        let message = "Replication factor was set to an invalid non-positive value.";
+        return Err(Refusal::new(ErrorCode::InvalidReplicationFactor, message));
+    };
+    // Any number that differs from topic to topic; ids are random.
+    let start = topic.uuid().as_u64_pair().0 >> 1;
+    Ok(placement::place(view, count, replicas, usize::try_from(start).unwrap_or_default())?)
+}
+
+fn free_name(view: &State, name: &str) -> Result<TopicName, Refusal> {
+    let name = TopicName::parse(name)?;
+    if name.as_str() == "__cluster_metadata" {
+        return Err(Refusal::invalid_request("Creation of internal topic __cluster_metadata is prohibited."));
+    }
+    if view.topic_named(name.as_str()).is_some() {
+        let message = format!("Topic '{name}' already exists.");
+        return Err(Refusal::new(ErrorCode::TopicAlreadyExists, message));
+    }
+    if let Some(existing) = view.collision(&name) {
+        let message = format!("Topic '{name}' collides with existing topic: {existing}");
+        return Err(Refusal::new(ErrorCode::InvalidTopicException, message));
+    }
+    Ok(name)
+}
+
+fn checked(config: &Config, view: &State, create: CreateTopic) -> Result<CreateTopic, Refusal> {
+    config_changes::check_topic(config, view, &create.configs, create.name.is_internal())?;
+    rehearse(view, &Command::CreateTopic(create.clone()))?;
+    Ok(create)
+}

@@ -1,0 +1,167 @@
+//! Log directories: one owner at a time, and a folder `topic-partition` for each partition, as Apache Kafka has it.
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use varve_cluster::{TopicId, TopicName};
+
+/// Which topic a partition's folder belongs to: a topic that was deleted and made again is another one.
+const OWNER_FILE: &str = "partition.metadata";
+/// Ends the names of folders that are on their way out.
+const DELETED: &str = "-delete";
+
+/// The node's log directories, locked for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct LogDirs {
+    dirs: Vec<PathBuf>,
+    _locks: Vec<File>,
+}
+
+impl LogDirs {
+    /// Creates what is missing and takes the lock of each directory.
+    pub(crate) fn open(dirs: &[PathBuf]) -> anyhow::Result<Self> {
+        let locks = dirs.iter().map(|dir| lock(dir)).collect::<anyhow::Result<_>>()?;
+        let opened = Self { dirs: dirs.to_vec(), _locks: locks };
+        opened.sweep()?;
+        Ok(opened)
+    }
+
+    /// The first one: where the metadata log lives.
+    pub(crate) fn first(&self) -> &Path {
+        &self.dirs[0]
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
+    /// The partition's folder: where it is, or made in the directory with the fewest.
+    pub(crate) fn of(&self, topic: &TopicName, id: TopicId, index: i32) -> anyhow::Result<PathBuf> {
+        let name = format!("{topic}-{index}");
+        for dir in &self.dirs {
+            let found = dir.join(&name);
+            if !found.exists() {
+                continue;
+            }
+            if owner(&found)? == Some(id) {
+                return Ok(found);
+            }
+            discard(&found)?;
+        }
+        let dir = self.emptiest()?;
+        let made = dir.join(&name);
+        std::fs::create_dir(&made).with_context(|| format!("cannot create the partition's folder. dir={}", made.display()))?;
+        std::fs::write(made.join(OWNER_FILE), format!("version: 0\ntopic_id: {}\n", id.uuid()))?;
+        File::open(dir)?.sync_all()?;
+        Ok(made)
+    }
+
+    /// Gone for clients at once: the folder is renamed, then removed.
+    pub(crate) fn delete(&self, topic: &TopicName, id: TopicId, index: i32) -> anyhow::Result<()> {
+        let name = format!("{topic}-{index}");
+        for dir in &self.dirs {
+            let found = dir.join(&name);
+            if found.exists() && owner(&found)? == Some(id) {
+                discard(&found)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn emptiest(&self) -> anyhow::Result<&Path> {
+        let mut counted = vec![];
+        for dir in &self.dirs {
+            counted.push((std::fs::read_dir(dir)?.count(), dir.as_path()));
+        }
+        Ok(counted.into_iter().min_by_key(|(entries, _)| *entries).map_or(self.first(), |(_, dir)| dir))
+    }
+
+    /// Finishes deletions that a stop interrupted.
+    fn sweep(&self) -> anyhow::Result<()> {
+        for dir in &self.dirs {
+            for entry in std::fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.is_dir() && path.to_string_lossy().ends_with(DELETED) {
+                    std::fs::remove_dir_all(path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    if dir.exists() && !dir.is_dir() {
+        bail!("a log directory is a file: name a directory in log.dirs. path={}", dir.display());
+    }
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("a log directory cannot be created: check its parent and its rights. path={}", dir.display()))?;
+    let file = File::create(dir.join(".lock"))
+        .with_context(|| format!("a log directory cannot be written: check its rights. path={}", dir.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("a log directory is in use by another process: stop it or name another in log.dirs. path={}", dir.display());
+    }
+    Ok(file)
+}
+
+fn owner(partition: &Path) -> anyhow::Result<Option<TopicId>> {
+    let path = partition.join(OWNER_FILE);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| format!("cannot be read. path={}", path.display())),
+    };
+    let id = text.lines().find_map(|line| line.strip_prefix("topic_id: ")).and_then(|id| id.trim().parse().ok());
+    Ok(id.map(TopicId::new))
+}
+
+fn discard(partition: &Path) -> anyhow::Result<()> {
+    let away = partition.with_file_name(format!(
+        "{}.{}{DELETED}",
+        partition.file_name().unwrap_or_default().to_string_lossy(),
+        uuid::Uuid::new_v4().simple()
+    ));
+    std::fs::rename(partition, &away)?;
+    std::fs::remove_dir_all(&away).with_context(|| format!("cannot be removed. path={}", away.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> TopicName {
+        TopicName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_topic_made_again_does_not_inherit_the_old_ones_files() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = LogDirs::open(&[home.path().to_owned()]).unwrap();
+        let (old, new) = (TopicId::new(uuid::Uuid::new_v4()), TopicId::new(uuid::Uuid::new_v4()));
+        let before = dirs.of(&name("orders"), old, 0).unwrap();
+        std::fs::write(before.join("00000000000000000000.log"), "old").unwrap();
+
+        let after = dirs.of(&name("orders"), new, 0).unwrap();
+
+        assert_eq!(before, after);
+        assert!(!after.join("00000000000000000000.log").exists());
+    }
+
+    #[test]
+    fn two_processes_cannot_share_a_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let _first = LogDirs::open(&[home.path().to_owned()]).unwrap();
+        let second = LogDirs::open(&[home.path().to_owned()]).unwrap_err();
+        assert!(second.to_string().contains("in use"), "{second}");
+    }
+
+    #[test]
+    fn a_file_is_not_a_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("data");
+        std::fs::write(&file, "").unwrap();
+        assert!(LogDirs::open(&[file]).unwrap_err().to_string().contains("is a file"));
+    }
+}

@@ -1,0 +1,204 @@
+//! The composition root: one node's parts, started in order and stopped in reverse. Only here are concrete
+//! disks, clocks, stores and quorums named.
+
+use crate::broker::Broker;
+use crate::clock::{Clock, SystemClock};
+use crate::complaints::Complaints;
+use crate::config::Config;
+use crate::coordinators::Groups;
+use crate::dirs::LogDirs;
+use crate::metadata::{Identity, MetadataQuorum, SingleNode};
+use crate::metrics::Metrics;
+use crate::partition::{Keeper, Syncer};
+use crate::producer_ids::ProducerIds;
+use crate::server::{self, Bound};
+use crate::shard::{self, ShardHandle};
+use crate::tier::Tier;
+use crate::{housekeeping, http, tables};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use uuid::Uuid;
+use varve_cluster::BrokerEpoch;
+use varve_cluster::controller::command::RegisterBroker;
+use varve_cluster::controller::{Command, Listener, Outcome};
+use varve_log::{Disk, FsDisk};
+
+/// Threads for everything that is not the data plane.
+const BACKGROUND_THREADS: usize = 2;
+/// How long background work may take to end before it is dropped.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// A running node.
+pub struct Node {
+    broker: Arc<Broker>,
+    http: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    shards: Vec<JoinHandle<()>>,
+    tables: JoinHandle<()>,
+    syncer: (Arc<Syncer>, JoinHandle<()>),
+    background: Runtime,
+}
+
+impl Node {
+    /// Starts everything; when it returns, clients can connect. Must not be called from an async task.
+    ///
+    /// # Errors
+    /// One sentence with what to do about it: an occupied port, a directory in use, a bucket out of reach, …
+    pub fn start(config: Config) -> anyhow::Result<Self> {
+        // A second start in one process finds it installed already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let bound = config.listeners.iter().map(server::bind).collect::<anyhow::Result<Vec<Bound>>>()?;
+        let http_socket = config.http_listener.as_deref().map(http::bind).transpose()?;
+        let dirs = LogDirs::open(&config.log_dirs)?;
+        let background = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(BACKGROUND_THREADS)
+            .thread_name("background")
+            .enable_all()
+            .build()?;
+        let (syncer, syncer_thread) = Syncer::start()?;
+        let disk: Arc<dyn Disk> = Arc::new(FsDisk);
+        let identity = Identity::open(&*disk, dirs.all(), config.node_id, &mut Uuid::new_v4)?;
+        let metadata: Arc<dyn MetadataQuorum> =
+            Arc::new(SingleNode::open(Arc::clone(&disk), dirs.first(), &identity.cluster_id)?);
+        let tier = background.block_on(Tier::open(&config, &metadata.view().cluster_id))?;
+        let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
+        let epoch = background.block_on(register(&*metadata, &config, &addresses))?;
+        let keeper = Keeper::new(&config, dirs, disk, Arc::clone(&syncer), Arc::clone(&clock));
+        let partitions = keeper.start(&metadata.view())?;
+        let broker = Arc::new(Broker {
+            bound: addresses,
+            groups: Groups::new(&config),
+            metadata,
+            epoch,
+            partitions,
+            clock,
+            metrics: Metrics::default(),
+            complaints: Complaints::default(),
+            producer_ids: ProducerIds::default(),
+            tier,
+            tables: parking_lot::Mutex::default(),
+            background: background.handle().clone(),
+            config,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (handles, shards) = start_shards(&broker, &stopped)?;
+        let http = http_socket.as_ref().map(|socket| socket.local_addr()).transpose()?;
+        let tables = tables::start(&broker, stopped.clone())?;
+        let node = Self { broker, http, stop, shards, tables, syncer: (syncer, syncer_thread), background };
+        node.start_tasks(bound, http_socket, &handles, &stopped);
+        tracing::info!(node = node.broker.config.node_id, listeners = ?node.broker.bound, http = ?node.http, "Kafka Server started");
+        Ok(node)
+    }
+
+    fn start_tasks(
+        &self,
+        bound: Vec<Bound>,
+        http_socket: Option<std::net::TcpListener>,
+        shards: &Arc<[ShardHandle]>,
+        stopped: &watch::Receiver<bool>,
+    ) {
+        let broker = &self.broker;
+        for (listener, bound) in bound.into_iter().enumerate() {
+            let accept = server::accept(bound, listener, Arc::clone(shards), stopped.clone());
+            self.background.spawn(async move {
+                if let Err(error) = accept.await {
+                    tracing::error!(%error, "a listener has stopped");
+                }
+            });
+        }
+        if let Some(socket) = http_socket {
+            self.background.spawn(http::serve(Arc::clone(broker), socket, stopped.clone()));
+        }
+        self.background.spawn(housekeeping::run(Arc::clone(broker), stopped.clone()));
+        broker.groups.start(broker, stopped.clone());
+        if let Some(tier) = &broker.tier {
+            tier.start(broker, stopped.clone());
+        }
+    }
+
+    /// The first client listener's address.
+    pub fn bootstrap(&self) -> SocketAddr {
+        self.broker.bound[0]
+    }
+
+    /// The address of metrics and health, if there is one.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// Stops accepting, answers what is under way, and leaves everything on disk so that the next start need not
+    /// recover.
+    pub fn shutdown(self) {
+        tracing::info!("shutting down");
+        // Nobody may be listening any more; that is what is wanted.
+        let _ = self.stop.send(true);
+        for shard in self.shards {
+            if shard.join().is_err() {
+                tracing::error!("a shard ended with a panic");
+            }
+        }
+        let _ = self.tables.join();
+        for partition in self.broker.partitions.all() {
+            partition.write_turn();
+            if let Err(error) = partition.checkpoint() {
+                tracing::error!(partition = %partition.id, %error, "no checkpoint; the next start recovers this partition");
+            }
+            partition.close();
+        }
+        self.syncer.0.stop();
+        let _ = self.syncer.1.join();
+        if let Some(tier) = &self.broker.tier {
+            self.background.block_on(tier.close());
+        }
+        self.background.shutdown_timeout(SHUTDOWN_MAX);
+    }
+}
+
+fn start_shards(
+    broker: &Arc<Broker>,
+    stopped: &watch::Receiver<bool>,
+) -> anyhow::Result<(Arc<[ShardHandle]>, Vec<JoinHandle<()>>)> {
+    let started: Vec<(ShardHandle, JoinHandle<()>)> = (0..broker.config.shards)
+        .map(|number| shard::start(number, Arc::clone(broker), stopped.clone()))
+        .collect::<std::io::Result<_>>()?;
+    let (handles, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+    Ok((handles.into(), threads))
+}
+
+/// Tells the quorum that this broker has started: its earlier leaderships end, the new ones begin with new epochs.
+async fn register(
+    metadata: &dyn MetadataQuorum,
+    config: &Config,
+    bound: &[SocketAddr],
+) -> anyhow::Result<BrokerEpoch> {
+    let broker = varve_cluster::BrokerId::new(config.node_id);
+    let listeners = config
+        .listeners
+        .iter()
+        .zip(&config.advertised)
+        .zip(bound)
+        .map(|((listener, told), bound)| Listener {
+            name: listener.name.clone(),
+            host: told.host.clone(),
+            port: if told.port == 0 { bound.port() } else { told.port },
+            protocol: "PLAINTEXT".to_owned(),
+        })
+        .collect();
+    let registration = RegisterBroker {
+        broker,
+        incarnation: Uuid::new_v4(),
+        listeners,
+        rack: config.rack.clone(),
+        clean_shutdown_of: None,
+        directories: vec![],
+    };
+    let outcome = metadata.propose(Command::RegisterBroker(registration)).await?;
+    let Outcome::Registered(epoch) = outcome else { anyhow::bail!("a registration was answered with {outcome:?}") };
+    metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
+    Ok(epoch)
+}

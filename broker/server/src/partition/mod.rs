@@ -1,0 +1,283 @@
+//! One partition as this broker holds it: its log, who leads it, and who waits for it, behind one short lock.
+//! Nothing under the lock waits or touches the disk: writes, syncs and reads are planned under it and run outside.
+
+mod read;
+mod registry;
+mod syncer;
+mod waiters;
+
+pub(crate) use read::{Read, Visible};
+pub(crate) use registry::{Keeper, Partitions};
+pub(crate) use syncer::Syncer;
+pub(crate) use waiters::{Goal, Settled};
+
+use crate::config::Flush;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
+use varve_cluster::controller::{Partition as Metadata, TierPointer};
+use varve_cluster::replica::{self, Durability, Leader};
+use varve_cluster::topic_config::TopicConfig;
+use varve_cluster::{BrokerId, TopicId, TopicName};
+use varve_log::{AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, TierEnd, Timestamp};
+use waiters::Waiters;
+
+/// `replica.lag.time.max.ms`; without followers it decides nothing.
+const REPLICA_LAG_MAX_MS: i64 = 10_000;
+
+/// A partition's identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PartitionId {
+    pub(crate) topic: TopicName,
+    pub(crate) topic_id: TopicId,
+    pub(crate) index: i32,
+}
+
+impl std::fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.topic, self.index)
+    }
+}
+
+/// See the module's first lines.
+pub(crate) struct Partition {
+    pub(crate) id: PartitionId,
+    me: BrokerId,
+    flush: Flush,
+    syncer: Arc<Syncer>,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partition({})", self.id)
+    }
+}
+
+struct State {
+    log: Log,
+    config: Arc<TopicConfig>,
+    leader: Leader,
+    waiters: Waiters,
+    tier: Option<TierPointer>,
+    /// Already on its way to the syncer.
+    sync_queued: bool,
+    dead: bool,
+}
+
+/// Appended, and what to wait for before saying so.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) appended: Appended,
+    pub(crate) log_start: Offset,
+    pub(crate) settled: Option<Settled>,
+}
+
+impl Partition {
+    /// Takes a recovered log; `metadata` says whose it is.
+    pub(crate) fn new(
+        id: PartitionId,
+        me: BrokerId,
+        mut log: Log,
+        config: Arc<TopicConfig>,
+        (flush, syncer): (Flush, Arc<Syncer>),
+        metadata: &Metadata,
+    ) -> Self {
+        log.begin_epoch(metadata.leader_epoch);
+        if metadata.log_start < log.log_start() {
+            // A log without its checkpoint begins at its first file; metadata knows what lies in the bucket.
+            log.restore_log_start(metadata.log_start);
+        }
+        log.set_log_start(metadata.log_start);
+        let leader = lead(me, flush, &log, &config, metadata);
+        let mut state = State {
+            log,
+            config,
+            leader,
+            waiters: Waiters::default(),
+            tier: metadata.tier.clone(),
+            sync_queued: false,
+            dead: false,
+        };
+        state.advance();
+        Self { id, me, flush, syncer, state: Mutex::new(state) }
+    }
+
+    /// Gives out offsets; the bytes leave with this turn's write. `goal: None` waits for nothing (`acks=0`).
+    pub(crate) fn append(&self, batch: &Batch, goal: Option<Goal>, now: Timestamp) -> Result<Accepted, AppendError> {
+        let mut state = self.state.lock();
+        let epoch = state.leader.epoch();
+        let appended = state.log.append(batch, epoch, now)?;
+        let settled = goal.map(|goal| state.waiters.park(goal, appended.last.plus(1)));
+        if settled.is_some() {
+            // A duplicate may have reached its goal long ago.
+            let (written, committed) = (state.log.written_end(), state.leader.high_watermark());
+            state.waiters.release(written, committed);
+        }
+        Ok(Accepted { appended, log_start: state.log.log_start(), settled })
+    }
+
+    /// Writes everything appended so far, however many turns that takes. If another thread is writing, it will
+    /// see our batches when its turn ends.
+    pub(crate) fn write_turn(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        while let Some(turn) = state.log.take_writes() {
+            let written = MutexGuard::unlocked(&mut state, || turn.run());
+            if let Err(error) = state.log.wrote(written) {
+                return state.die(&self.id, &error);
+            }
+            state.advance();
+            if self.flush == Flush::Group && !std::mem::replace(&mut state.sync_queued, true) {
+                self.syncer.enqueue(Arc::clone(self));
+            }
+        }
+    }
+
+    /// One group's sync; an error makes the log dead: it is never tried again.
+    pub(crate) fn sync(&self) {
+        let mut state = self.state.lock();
+        state.sync_queued = false;
+        let Some(turn) = state.log.take_syncs() else { return };
+        let synced = MutexGuard::unlocked(&mut state, || turn.run());
+        match state.log.synced(synced) {
+            Ok(_) => state.advance(),
+            Err(error) => state.die(&self.id, &error),
+        }
+    }
+
+    /// Writes the checkpoint from which a restart would recover, once what it covers is on stable storage.
+    pub(crate) fn checkpoint(&self) -> Result<(), varve_log::Error> {
+        // The first call notes where the log stands, the sync makes that durable, the second hands it out.
+        let mut checkpoint = self.state.lock().log.checkpoint();
+        if checkpoint.is_none() {
+            self.sync();
+            checkpoint = self.state.lock().log.checkpoint();
+        }
+        checkpoint.map_or(Ok(()), |checkpoint| checkpoint.write())
+    }
+
+    /// Takes local files away that lie wholly below `offset`. Readers that have them open go on.
+    pub(crate) fn drop_local_before(&self, offset: Offset) -> Result<usize, varve_log::Error> {
+        let dropped: Dropped = self.state.lock().log.drop_segments_before(offset);
+        let count = dropped.len();
+        dropped.run().map(|()| count)
+    }
+
+    /// Runs `f` on the log under the lock; `f` must be short and do no I/O.
+    pub(crate) fn with_log<T>(&self, f: impl FnOnce(&mut Log) -> T) -> T {
+        f(&mut self.state.lock().log)
+    }
+
+    /// The leader epoch, as produce and fetch answers carry it.
+    pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
+        self.state.lock().leader.epoch()
+    }
+
+    /// Where the log begins and ends, from left to right.
+    pub(crate) fn offsets(&self) -> LogOffsets {
+        self.state.lock().offsets()
+    }
+
+    /// The committed tier state this broker knows.
+    pub(crate) fn tier(&self) -> Option<TierPointer> {
+        self.state.lock().tier.clone()
+    }
+
+    /// What is configured for its topic.
+    pub(crate) fn config(&self) -> Arc<TopicConfig> {
+        Arc::clone(&self.state.lock().config)
+    }
+
+    /// Whether enough replicas are in sync for `acks=all` to be taken at all.
+    pub(crate) fn enough_in_sync(&self) -> bool {
+        self.state.lock().leader.enough_in_sync()
+    }
+
+    /// Its topic is configured anew.
+    pub(crate) fn configure(&self, config: Arc<TopicConfig>) {
+        let mut state = self.state.lock();
+        state.log.set_settings(crate::topic_settings::log(&config, self.flush));
+        state.leader.set_min_insync_replicas(config.min_insync_replicas);
+        state.config = config;
+        state.advance();
+    }
+
+    /// Applies what metadata says: leadership, tier, log start. Idempotent.
+    pub(crate) fn apply(&self, metadata: &Metadata) {
+        let mut state = self.state.lock();
+        if metadata.leader_epoch > state.leader.epoch() {
+            state.log.begin_epoch(metadata.leader_epoch);
+            state.leader = lead(self.me, self.flush, &state.log, &state.config, metadata);
+            state.advance();
+        }
+        state.tier.clone_from(&metadata.tier);
+        if metadata.log_start > state.log.log_start() {
+            state.log.set_log_start(metadata.log_start);
+            state.waiters.wake_fetches();
+        }
+    }
+
+    /// Whether its topic goes to the bucket.
+    pub(crate) fn is_tiered(&self) -> bool {
+        self.state.lock().config.remote_storage
+    }
+
+    /// The topic is gone or the broker stops: nobody waits any more.
+    pub(crate) fn close(&self) {
+        self.state.lock().waiters.fail();
+    }
+}
+
+/// Leadership as metadata gives it, over the log as it stands.
+fn lead(me: BrokerId, flush: Flush, log: &Log, config: &TopicConfig, metadata: &Metadata) -> Leader {
+    let assignment = replica::leader::Assignment {
+        replicas: &metadata.replicas,
+        isr: &metadata.isr,
+        partition_epoch: metadata.partition_epoch,
+    };
+    let settings = replica::Settings {
+        durability: match flush {
+            Flush::Os => Durability::Os,
+            Flush::Group => Durability::Group,
+        },
+        min_insync_replicas: config.min_insync_replicas,
+        lag_max_ms: REPLICA_LAG_MAX_MS,
+    };
+    Leader::begin(me, metadata.leader_epoch, (log.log_end(), log.log_start()), assignment, settings, 0)
+}
+
+impl State {
+    /// The log has come further: whoever waited for that is told.
+    fn advance(&mut self) {
+        let (written, durable) = (self.log.written_end(), self.log.durable_end());
+        let moved = self.leader.local(written, durable).is_some();
+        let committed = self.leader.high_watermark();
+        self.waiters.release(written, committed);
+        if moved {
+            self.waiters.wake_fetches();
+        }
+    }
+
+    fn offsets(&self) -> LogOffsets {
+        let high_watermark = self.leader.high_watermark();
+        LogOffsets {
+            log_start: self.log.log_start(),
+            local_start: self.log.local_start(),
+            tier_end: match &self.tier {
+                Some(pointer) => TierEnd::Known(pointer.end),
+                None => TierEnd::Unknown,
+            },
+            // Without transactions nothing undecided lies below the high watermark.
+            last_stable: high_watermark,
+            high_watermark,
+            log_end: self.log.log_end(),
+        }
+    }
+
+    /// The disk failed under this log: it takes no more writes until an operator has looked.
+    fn die(&mut self, id: &PartitionId, error: &varve_log::Error) {
+        if !std::mem::replace(&mut self.dead, true) {
+            tracing::error!(partition = %id, %error, "the log cannot be written any more: check the disk, then restart");
+        }
+        self.waiters.fail();
+    }
+}

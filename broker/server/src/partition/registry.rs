@@ -1,0 +1,191 @@
+//! The partitions this broker holds, kept in agreement with metadata.
+//!
+//! Opening, creating and deleting touch the disk, so they happen on the keeper's own thread, one change of
+//! metadata after the other; lookups by requests only read a map.
+
+use super::{Partition, PartitionId, Syncer};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::dirs::LogDirs;
+use crate::topic_settings;
+use anyhow::Context as _;
+use imbl::ordmap::DiffItem;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use tokio::sync::oneshot;
+use varve_cluster::controller::{State, Topic};
+use varve_cluster::{BrokerId, TopicId};
+use varve_log::{Disk, Log};
+
+/// Changes of metadata that may wait for the keeper; proposals wait for their own.
+const WAITING_MAX: usize = 1024;
+
+type Map = HashMap<(TopicId, i32), Arc<Partition>>;
+
+/// See the module's first line.
+#[derive(Debug)]
+pub(crate) struct Partitions {
+    open: Arc<RwLock<Map>>,
+    keeper: mpsc::SyncSender<(Arc<State>, oneshot::Sender<()>)>,
+}
+
+/// Opens, creates, changes and deletes.
+pub(crate) struct Keeper {
+    me: BrokerId,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    dirs: LogDirs,
+    disk: Arc<dyn Disk>,
+    syncer: Arc<Syncer>,
+    open: Arc<RwLock<Map>>,
+    /// The metadata the map agrees with.
+    seen: State,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        config: &Config,
+        dirs: LogDirs,
+        disk: Arc<dyn Disk>,
+        syncer: Arc<Syncer>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            me: BrokerId::new(config.node_id),
+            config: config.clone(),
+            clock,
+            dirs,
+            disk,
+            syncer,
+            open: Arc::default(),
+            seen: State::new(""),
+        }
+    }
+
+    /// Opens everything `view` gives this broker, on as many threads as there are cores; then starts the keeper's
+    /// own thread.
+    pub(crate) fn start(mut self, view: &State) -> anyhow::Result<Partitions> {
+        self.open_all(view)?;
+        self.seen = view.clone();
+        let (keeper, changes) = mpsc::sync_channel::<(Arc<State>, oneshot::Sender<()>)>(WAITING_MAX);
+        let open = Arc::clone(&self.open);
+        std::thread::Builder::new().name("partitions".to_owned()).spawn(move || {
+            for (view, done) in changes {
+                self.follow(&view);
+                // Whoever asked may have gone; the change is made all the same.
+                let _ = done.send(());
+            }
+        })?;
+        Ok(Partitions { open, keeper })
+    }
+
+    fn open_all(&self, view: &State) -> anyhow::Result<()> {
+        let mine: Vec<(Arc<Topic>, i32)> =
+            view.topics.values().flat_map(|topic| self.mine(topic).map(|index| (Arc::clone(topic), index))).collect();
+        let threads = std::thread::available_parallelism().map_or(1, Into::into);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = mine
+                .chunks(mine.len().div_ceil(threads).max(1))
+                .map(|share| scope.spawn(move || share.iter().try_for_each(|(topic, index)| self.open(view, topic, *index))))
+                .collect();
+            workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("a log could not be opened"))?)
+        })
+    }
+
+    fn mine<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = i32> + 'a {
+        let replicas = topic.partitions.iter().map(|partition| partition.replicas.contains(&self.me));
+        (0..).zip(replicas).filter_map(|(index, mine)| mine.then_some(index))
+    }
+
+    /// Brings the map from what it agrees with to `view`.
+    fn follow(&mut self, view: &State) {
+        let seen = std::mem::replace(&mut self.seen, view.clone());
+        let defaults_changed = seen.default_broker_configs != view.default_broker_configs || seen.broker_configs != view.broker_configs;
+        for change in seen.topics.diff(&view.topics) {
+            match change {
+                DiffItem::Add(_, topic) | DiffItem::Update { new: (_, topic), .. } => self.agree(view, topic),
+                DiffItem::Remove(_, topic) => self.remove(topic),
+            }
+        }
+        if defaults_changed {
+            for topic in view.topics.values() {
+                self.agree(view, topic);
+            }
+        }
+    }
+
+    fn agree(&self, view: &State, topic: &Arc<Topic>) {
+        for index in self.mine(topic) {
+            let open = self.open.read().get(&(topic.id, index)).cloned();
+            match open {
+                Some(partition) => {
+                    partition.configure(topic_settings::of(&self.config, view, topic));
+                    if let Some(metadata) = topic.partition(index) {
+                        partition.apply(metadata);
+                    }
+                }
+                None => {
+                    if let Err(error) = self.open(view, topic, index) {
+                        tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "the partition cannot be opened");
+                    }
+                }
+            }
+        }
+    }
+
+    fn open(&self, view: &State, topic: &Topic, index: i32) -> anyhow::Result<()> {
+        let metadata = topic.partition(index).context("metadata has no such partition")?;
+        let config = topic_settings::of(&self.config, view, topic);
+        let settings = topic_settings::log(&config, self.config.flush);
+        let dir = self.dirs.of(&topic.name, topic.id, index)?;
+        let (log, recovered) = Log::open(Arc::clone(&self.disk), dir.clone(), settings, self.clock.now())
+            .with_context(|| format!("the partition's log cannot be opened. dir={}", dir.display()))?;
+        if recovered.cut_bytes > 0 {
+            tracing::warn!(dir = %dir.display(), bytes = recovered.cut_bytes, "a torn tail was cut");
+        }
+        let id = PartitionId { topic: topic.name.clone(), topic_id: topic.id, index };
+        let flush = (self.config.flush, Arc::clone(&self.syncer));
+        let partition = Partition::new(id, self.me, log, config, flush, metadata);
+        self.open.write().insert((topic.id, index), Arc::new(partition));
+        Ok(())
+    }
+
+    fn remove(&self, topic: &Topic) {
+        for index in self.mine(topic) {
+            let Some(partition) = self.open.write().remove(&(topic.id, index)) else { continue };
+            partition.close();
+            if let Err(error) = self.dirs.delete(&topic.name, topic.id, index) {
+                tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "a deleted partition's files are still there");
+            }
+        }
+    }
+}
+
+impl Partitions {
+    /// A partition held here.
+    pub(crate) fn get(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
+        self.open.read().get(&(topic, index)).cloned()
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
+        self.open.read().values().cloned().collect()
+    }
+
+    /// Returns when this broker's partitions agree with `view` or something newer.
+    pub(crate) async fn reconcile(&self, view: Arc<State>) {
+        let (done, agreed) = oneshot::channel();
+        let mut change = (view, done);
+        loop {
+            match self.keeper.try_send(change) {
+                Ok(()) => break,
+                Err(mpsc::TrySendError::Full(back)) => change = back,
+                // The keeper ends with the process only.
+                Err(mpsc::TrySendError::Disconnected(_)) => return,
+            }
+            tokio::task::yield_now().await;
+        }
+        let _ = agreed.await;
+    }
+}

@@ -1,0 +1,149 @@
+//! One client connection: frames in, answers out in request order.
+//!
+//! Produce requests are appended as they are parsed and may wait for their acknowledgement side by side
+//! ([`PIPELINE_MAX`]); every other request takes its turn after those before it are answered, as in Kafka.
+//! Memory grows only with bytes that have arrived, never with a length somebody announced.
+
+use super::send;
+use crate::api::{Answer, Connected, Request};
+use crate::broker::Broker;
+use crate::shard::Shard;
+use crate::wire;
+use crate::wire::records::Part;
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Produce requests of one connection that may wait for their acknowledgement at the same time.
+/// Kafka's own clients keep at most five in flight; librdkafka's default is a million.
+const PIPELINE_MAX: usize = 64;
+/// How far the read buffer grows ahead of the bytes that have arrived.
+const READ_AHEAD: usize = 256 << 10;
+
+/// Why a connection was closed by us.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Closed {
+    /// A length prefix outside 0..=socket.request.max.bytes.
+    #[error("frame length is not possible. length={0}, socket.request.max.bytes={1}")]
+    FrameLength(i32, usize),
+    /// The frame is not a request we speak.
+    #[error("not a request: {0}")]
+    Malformed(String),
+    /// As the decoder says it.
+    #[error("not a request: {0}")]
+    Undecodable(#[from] wire::message::Error),
+    /// An `acks=0` produce request failed; closing is the only way to tell (as Kafka does).
+    #[error("a produce request with acks=0 failed: {0:?}")]
+    UnacknowledgedFailure(wire::ErrorCode),
+    /// Nothing was heard for connections.max.idle.ms.
+    #[error("idle")]
+    Idle,
+    /// The peer or the network went away.
+    #[error("connection lost: {0}")]
+    Lost(#[from] std::io::Error),
+}
+
+type Pending = Pin<Box<dyn Future<Output = Vec<Part>>>>;
+
+/// Serves one connection until it ends. `Ok` when the peer closed it between requests.
+pub(crate) async fn serve(
+    broker: Arc<Broker>,
+    shard: Rc<Shard>,
+    socket: TcpStream,
+    listener: usize,
+) -> Result<(), Closed> {
+    let idle_timeout = broker.config.idle_timeout;
+    let number = broker.metrics.connections_opened.load(Relaxed);
+    let connected = Connected { listener, peer: socket.peer_addr()?, number };
+    let mut connection = Connection { socket, read: BytesMut::new() };
+    let mut pending: VecDeque<Pending> = VecDeque::new();
+    loop {
+        let frame = tokio::select! {
+            biased;
+            answer = head(&mut pending), if !pending.is_empty() => {
+                pending.pop_front();
+                connection.answer(&answer).await?;
+                continue;
+            }
+            frame = connection.next_frame(broker.config.request_bytes_max, idle_timeout), if pending.len() < PIPELINE_MAX => frame?,
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let request = Request::parse(frame, &connected)?;
+        if request.is_produce() {
+            match request.produce(&broker, &shard)? {
+                Answer::Nothing => {}
+                Answer::Later(answer) => pending.push_back(answer),
+            }
+            continue;
+        }
+        while let Some(earlier) = pending.pop_front() {
+            connection.answer(&earlier.await).await?;
+        }
+        let answer = request.handle(&broker).await?;
+        connection.answer(&answer).await?;
+    }
+}
+
+async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
+    match pending.front_mut() {
+        Some(first) => first.await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Connection {
+    socket: TcpStream,
+    read: BytesMut,
+}
+
+impl Connection {
+    /// The next whole frame, without its length; `None` when the peer closed between frames. May be dropped and
+    /// called again without losing bytes.
+    async fn next_frame(&mut self, bytes_max: usize, idle: Duration) -> Result<Option<Bytes>, Closed> {
+        let deadline = Instant::now() + idle;
+        loop {
+            if let Some(frame) = self.take_frame(bytes_max)? {
+                return Ok(Some(frame));
+            }
+            tokio::time::timeout_at(deadline, self.socket.readable()).await.map_err(|_| Closed::Idle)??;
+            match self.socket.try_read_buf(&mut self.read) {
+                Ok(0) if self.read.is_empty() => return Ok(None),
+                Ok(0) => return Err(Closed::Malformed("the connection ended inside a frame".to_owned())),
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// A frame that has arrived whole; otherwise makes room for more of it.
+    fn take_frame(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Closed> {
+        let Some(prefix) = self.read.first_chunk::<4>() else {
+            self.read.reserve(READ_AHEAD.min(4096));
+            return Ok(None);
+        };
+        let announced = i32::from_be_bytes(*prefix);
+        let Some(length) = usize::try_from(announced).ok().filter(|length| *length <= bytes_max) else {
+            return Err(Closed::FrameLength(announced, bytes_max));
+        };
+        let missing = (4 + length).saturating_sub(self.read.len());
+        if missing > 0 {
+            // As much again as has come, so that a lie costs its teller: no memory without bytes.
+            self.read.reserve(missing.min(self.read.len().max(READ_AHEAD)));
+            return Ok(None);
+        }
+        self.read.advance(4);
+        Ok(Some(self.read.split_to(length).freeze()))
+    }
+
+    async fn answer(&self, parts: &[Part]) -> Result<(), Closed> {
+        Ok(send::all(&self.socket, parts).await?)
+    }
+}

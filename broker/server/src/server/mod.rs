@@ -1,0 +1,7 @@
+//! Sockets: listeners, and the connections they hand to shards.
+
+pub(crate) mod connection;
+mod listener;
+mod send;
+
+pub(crate) use listener::{Bound, accept, bind};

@@ -1,0 +1,207 @@
+//! Keeps the tables of the topics this broker leads: reads what is committed, pushes it, commits it every
+//! `varve.table.commit.interval.ms`. Never in the produce path; the same reads as any consumer's.
+
+mod catalog;
+mod source;
+
+use crate::broker::Broker;
+use crate::topic_settings;
+use catalog::QuorumCatalog;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use varve_cluster::TopicId;
+use varve_cluster::controller::{Command, Outcome, Topic};
+use varve_cluster::topic_config::{self, Column, ColumnType, TableConfig};
+use varve_lakehouse_sink::catalog::WriterEpoch;
+use varve_lakehouse_sink::{Bucket, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode};
+use varve_log::Offset;
+
+/// How often topics are looked at for a table that should be kept and is not.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause after an error that a later try may not meet.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Bytes read from one partition before the next has its turn.
+const READ_BYTES: usize = 4 << 20;
+/// Rows collected in memory before a commit is made early.
+const PENDING_ROWS_MAX: u64 = 4_000_000;
+
+/// What `/metrics` tells of a table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    pub(crate) rows: u64,
+    pub(crate) lag: u64,
+    pub(crate) metadata_location: String,
+    pub(crate) progress: BTreeMap<i32, Offset>,
+}
+
+/// Starts the thread that keeps the tables; encoding Parquet is long work that nothing else should wait for.
+pub(crate) fn start(broker: &Arc<Broker>, stopped: watch::Receiver<bool>) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let broker = Arc::clone(broker);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
+        let tasks = tokio::task::LocalSet::new();
+        runtime.block_on(tasks.run_until(run(broker, stopped)));
+    })
+}
+
+/// Runs until the node stops: one task for each table.
+async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
+    if broker.tier.is_none() {
+        return;
+    }
+    let mut kept: BTreeMap<TopicId, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    loop {
+        let view = broker.view();
+        for topic in view.topics.values() {
+            let running = kept.get(&topic.id).is_some_and(|task| !task.is_finished());
+            if !running && wants_table(&broker, topic).is_some() {
+                let keeper = Keeper { broker: Arc::clone(&broker), topic: topic.id, stopped: stopped.clone() };
+                kept.insert(topic.id, tokio::task::spawn_local(keeper.run()));
+            }
+        }
+        kept.retain(|_, task| !task.is_finished());
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            _ = stopped.wait_for(|stop| *stop) => break,
+        }
+    }
+    for (_, task) in kept {
+        // A task that panicked has said so.
+        let _ = task.await;
+    }
+}
+
+fn wants_table(broker: &Broker, topic: &Topic) -> Option<TableConfig> {
+    topic_settings::of(&broker.config, &broker.view(), topic).table.clone()
+}
+
+/// One table's writer.
+struct Keeper {
+    broker: Arc<Broker>,
+    topic: TopicId,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        while let Some((topic, config)) = self.wanted() {
+            match self.keep(&topic, &config).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::warn!(topic = %topic.name, error = format!("{error:#}"), "the table waits; it is taken up again");
+                    if self.pause(RETRY_PAUSE).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn wanted(&self) -> Option<(Arc<Topic>, TableConfig)> {
+        let topic = self.broker.view().topic(self.topic).cloned()?;
+        let config = wants_table(&self.broker, &topic)?;
+        Some((topic, config))
+    }
+
+    /// `true` when the node stops.
+    async fn pause(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.stopped.wait_for(|stop| *stop)).await.is_ok()
+    }
+
+    /// One tenure: from acquiring the table until the topic, the configuration or the node ends it.
+    async fn keep(&mut self, topic: &Topic, config: &TableConfig) -> anyhow::Result<()> {
+        let (mut table, interval) = self.open(topic, config).await?;
+        self.status(topic, &table, 0);
+        loop {
+            if self.pause(interval).await {
+                return Ok(());
+            }
+            match self.wanted() {
+                Some((_, now)) if now == *config => {}
+                // The next tenure begins with the new configuration.
+                Some(_) | None => return Ok(()),
+            }
+            let lag = self.catch_up(topic, &mut table).await?;
+            self.status(topic, &table, lag);
+        }
+    }
+
+    async fn open(&self, topic: &Topic, config: &TableConfig) -> anyhow::Result<(Table, Duration)> {
+        let tier = self.broker.tier.as_ref().ok_or_else(|| anyhow::anyhow!("no bucket is configured"))?;
+        let acquire =
+            Command::AcquireTable { topic_id: topic.id, broker: self.broker.id(), epoch: self.broker.epoch };
+        let Outcome::TableAcquired { epoch, .. } = self.broker.metadata.propose(acquire).await? else {
+            anyhow::bail!("the table was not given to this broker");
+        };
+        let catalog = Arc::new(QuorumCatalog::new(Arc::clone(&self.broker.metadata)));
+        let bucket = Bucket::new(tier.table_store(), tier.root_uri());
+        let name = TopicRef { name: topic.name.clone(), id: topic.id };
+        let settings = TableSettings { value: value_mode(config), ..TableSettings::default() };
+        let table = Table::open_or_create(bucket, name, WriterEpoch::new(epoch), settings, catalog).await?;
+        let interval = Duration::from_millis(u64::try_from(config.commit_interval_ms).unwrap_or(0));
+        Ok((table, interval))
+    }
+
+    /// Pushes and commits until nothing committed to the log is missing from the table; then 0 is left.
+    async fn catch_up(&mut self, topic: &Topic, table: &mut Table) -> anyhow::Result<u64> {
+        loop {
+            let mut lag = 0;
+            let mut moved = false;
+            for partition in (0..).zip(topic_partitions(&self.broker, topic)).filter_map(|(_, partition)| partition) {
+                let read = source::advance(&self.broker, &partition, table, READ_BYTES).await?;
+                lag += read.behind;
+                moved |= read.moved;
+            }
+            let stop = *self.stopped.borrow();
+            if !moved || stop || table.pending_rows() >= PENDING_ROWS_MAX {
+                let committed = table.commit(self.broker.clock.now()).await?;
+                if committed.rows > 0 {
+                    tracing::debug!(topic = %topic.name, rows = committed.rows, files = committed.files, "table commit");
+                }
+                if !moved || stop {
+                    return Ok(lag);
+                }
+            }
+        }
+    }
+
+    fn status(&self, topic: &Topic, table: &Table, lag: u64) {
+        let status = Status {
+            rows: 0,
+            lag,
+            metadata_location: table.metadata_location().to_owned(),
+            progress: table.progress().clone(),
+        };
+        self.broker.tables.lock().insert(topic.name.to_string(), status);
+    }
+}
+
+fn topic_partitions(
+    broker: &Broker,
+    topic: &Topic,
+) -> Vec<Option<Arc<crate::partition::Partition>>> {
+    // Partitions may have been added since this tenure began.
+    let count = broker.view().topic(topic.id).map_or(0, |topic| topic.partitions.len());
+    (0..i32::try_from(count).unwrap_or(i32::MAX)).map(|index| broker.partition(topic.id, index)).collect()
+}
+
+fn value_mode(config: &TableConfig) -> ValueMode {
+    match config.value {
+        topic_config::ValueMode::Raw => ValueMode::Raw,
+        topic_config::ValueMode::Json if config.columns.is_empty() => ValueMode::Json(JsonColumns::Inferred),
+        topic_config::ValueMode::Json => ValueMode::Json(JsonColumns::Given(config.columns.iter().map(given).collect())),
+    }
+}
+
+fn given(column: &Column) -> GivenColumn {
+    let kind = match column.kind {
+        ColumnType::Boolean => Kind::Boolean,
+        ColumnType::Int | ColumnType::Long => Kind::Long,
+        ColumnType::Float | ColumnType::Double => Kind::Double,
+        // Dates and times arrive as text in JSON and stay text; engines cast them.
+        ColumnType::String | ColumnType::Date | ColumnType::Timestamp | ColumnType::Timestamptz => Kind::String,
+    };
+    GivenColumn { field: column.name.clone(), kind }
+}

@@ -1,0 +1,214 @@
+//! This broker's bucket: what goes out (`uploads`), what comes back (here), and what the quorum says of both
+//! (`metadata`).
+
+mod collect;
+mod metadata;
+mod uploads;
+
+use crate::broker::Broker;
+use crate::config::{BucketSettings, Config};
+use crate::partition::PartitionId;
+use crate::wire::ErrorCode;
+use anyhow::Context as _;
+use bytes::Bytes;
+use metadata::QuorumTier;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+use varve_cache::Cache;
+use varve_cluster::controller::TierPointer;
+use varve_log::{Offset, Timestamp};
+use varve_tiering::retention::Extent;
+use varve_tiering::{BucketConfig, Chance, CursorId, Patience, ReadError, Reason, Settings, Store, TierPartition};
+
+/// See the module's first lines.
+#[derive(Debug)]
+pub(crate) struct Tier {
+    tier: varve_tiering::Tier,
+    root_uri: String,
+    background: Handle,
+}
+
+/// A read on its way. Dropping it lets it finish: what it fetched is in the cache then.
+#[derive(Debug)]
+pub(crate) struct ColdRead {
+    id: PartitionId,
+    from: Offset,
+    read: JoinHandle<Result<varve_tiering::TierSlice, ReadError>>,
+}
+
+/// Requests of one verb for one reason, since the start.
+#[derive(Debug)]
+pub(crate) struct Used {
+    pub(crate) verb: &'static str,
+    pub(crate) reason: &'static str,
+    pub(crate) requests: u64,
+    pub(crate) bytes: u64,
+}
+
+impl ColdRead {
+    /// Runs of whole batches, or the error a client is told.
+    pub(crate) async fn batches(self) -> Result<Vec<Bytes>, ErrorCode> {
+        match self.read.await {
+            Ok(Ok(slice)) => Ok(slice.batches),
+            Ok(Err(error)) => Err(told(&self.id, self.from, &error)),
+            // The runtime is going down.
+            Err(_) => Err(ErrorCode::KafkaStorageError),
+        }
+    }
+}
+
+/// Logged here, once; every one of them is worth another try to a client, and none is the end of the data.
+fn told(id: &PartitionId, offset: Offset, error: &ReadError) -> ErrorCode {
+    match error {
+        // The pointer has moved on under this read.
+        ReadError::OutOfRange { .. } => {}
+        ReadError::Unavailable(_) => tracing::warn!(partition = %id, offset = offset.value(), %error, "a cold read waits for the bucket"),
+        ReadError::Missing { .. } | ReadError::Corrupt { .. } => {
+            tracing::error!(partition = %id, offset = offset.value(), %error, "committed data in the bucket cannot be read: restore the object");
+        }
+    }
+    ErrorCode::KafkaStorageError
+}
+
+impl Tier {
+    /// Opens the bucket, if one is configured, and proves that it can be used.
+    pub(crate) async fn open(config: &Config, cluster_id: &str) -> anyhow::Result<Option<Self>> {
+        let Some(bucket) = &config.bucket else { return Ok(None) };
+        let chance: Chance = Arc::new(|| Uuid::new_v4().as_u128());
+        let store = varve_tiering::open_bucket(&asked(bucket), Patience::default(), Arc::clone(&chance)).await?;
+        let background = Handle::current();
+        let cache = Cache::open(&cache_settings(config), &background)
+            .await
+            .with_context(|| format!("the cache cannot be opened: check varve.cache.dir. dir={}", config.cache_dir.display()))?;
+        let tier =
+            varve_tiering::Tier::new(Settings::new(cluster_id), store, Arc::new(cache), background.clone(), chance)?;
+        Ok(Some(Self { tier, root_uri: bucket.url.trim_end_matches('/').to_owned(), background }))
+    }
+
+    /// Starts what runs beside requests: uploads and collection.
+    pub(crate) fn start(&self, broker: &Arc<Broker>, stopped: watch::Receiver<bool>) {
+        let metadata = Arc::new(QuorumTier::new(broker));
+        self.background.spawn(uploads::run(Arc::clone(broker), self.tier.clone(), Arc::clone(&metadata), stopped.clone()));
+        self.background.spawn(collect::run(Arc::clone(broker), self.tier.clone(), metadata, stopped));
+    }
+
+    /// Begins a read of at least one batch from `from`; `reader` is the same for every read of one consumer.
+    pub(crate) fn read(&self, id: &PartitionId, pointer: TierPointer, from: Offset, bytes_max: usize, reader: u64) -> ColdRead {
+        let (tier, partition, cursor) = (self.tier.clone(), of(id), cursor(reader, id));
+        let read =
+            self.background.spawn(async move { tier.read(partition, &pointer, from, bytes_max, cursor).await });
+        ColdRead { id: id.clone(), from, read }
+    }
+
+    /// The first record in the bucket at or after `time`.
+    pub(crate) async fn find_timestamp(
+        &self,
+        id: &PartitionId,
+        pointer: TierPointer,
+        time: Timestamp,
+    ) -> Result<Option<(Offset, Timestamp)>, ErrorCode> {
+        let found = self.tier.find_timestamp(of(id), &pointer, time).await;
+        found.map_err(|error| told(id, pointer.start, &error))
+    }
+
+    /// The youngest record in the bucket.
+    pub(crate) async fn max_timestamp(
+        &self,
+        id: &PartitionId,
+        pointer: TierPointer,
+    ) -> Result<Option<(Offset, Timestamp)>, ErrorCode> {
+        let manifest = self.tier.manifest(of(id), &pointer).await.map_err(|error| told(id, pointer.start, &error))?;
+        match manifest.entries.iter().map(|entry| entry.max_timestamp).max() {
+            Some(youngest) => self.find_timestamp(id, pointer, youngest).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What the committed manifest lists, for retention.
+    pub(crate) async fn extents(&self, id: &PartitionId, pointer: &TierPointer) -> anyhow::Result<Vec<Extent>> {
+        let manifest = self.tier.manifest(of(id), pointer).await?;
+        let entries = manifest.entries.iter();
+        Ok(entries
+            .map(|entry| Extent { base: entry.base(), end: entry.end(), bytes: entry.bytes, max_timestamp: entry.max_timestamp })
+            .collect())
+    }
+
+    /// Requests by verb and reason.
+    pub(crate) fn requests(&self) -> Vec<Used> {
+        let mut used = vec![];
+        for reason in Reason::ALL {
+            let count = self.store().requests(reason);
+            let mut add = |verb, requests, bytes| used.push(Used { verb, reason: reason.name(), requests, bytes });
+            add("put", count.puts, count.bytes_sent);
+            add("get", count.gets, count.bytes_received);
+            add("head", count.heads, 0);
+            add("delete", count.deletes, 0);
+            add("list", count.lists, 0);
+        }
+        used
+    }
+
+    /// Chunk lookups by outcome.
+    pub(crate) fn cache(&self) -> varve_cache::Stats {
+        self.tier.cache().stats()
+    }
+
+    /// Reads since the start.
+    pub(crate) fn reads(&self) -> varve_tiering::ReadStats {
+        self.tier.read_stats()
+    }
+
+    /// The store as the table sink uses it, its requests counted as such.
+    pub(crate) fn table_store(&self) -> Arc<dyn object_store::ObjectStore> {
+        self.store().object_store(Reason::Table)
+    }
+
+    /// What a key of the store is below, as engines write it.
+    pub(crate) fn root_uri(&self) -> &str {
+        &self.root_uri
+    }
+
+    /// Writes what the cache has not yet on its disk, so that it restarts warm.
+    pub(crate) async fn close(&self) {
+        if let Err(error) = self.tier.cache().close().await {
+            tracing::warn!(error, "the cache did not close cleanly; it restarts colder");
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.tier.store()
+    }
+}
+
+/// One consumer's way through one partition.
+fn cursor(reader: u64, id: &PartitionId) -> CursorId {
+    let mut hasher = DefaultHasher::new();
+    (reader, id.topic_id, id.index).hash(&mut hasher);
+    CursorId(hasher.finish())
+}
+
+/// A partition as the bucket knows it.
+fn of(id: &PartitionId) -> TierPartition {
+    TierPartition { topic: id.topic_id, index: id.index }
+}
+
+fn asked(bucket: &BucketSettings) -> BucketConfig {
+    BucketConfig {
+        url: bucket.url.clone(),
+        endpoint: bucket.endpoint.clone(),
+        region: bucket.region.clone(),
+        path_style: bucket.path_style,
+    }
+}
+
+fn cache_settings(config: &Config) -> varve_cache::Settings {
+    varve_cache::Settings {
+        memory_bytes: config.cache_memory_bytes,
+        disk_bytes: config.cache_disk_bytes,
+        dir: config.cache_dir.clone(),
+    }
+}
