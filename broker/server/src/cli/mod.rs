@@ -3,12 +3,18 @@
 //! Results go to stdout and nothing else does; progress, hints and errors go to stderr. With `--json` stdout carries
 //! one JSON object, or one a line. The exit code is 0 only if all that was asked for was done.
 
+mod bucket;
 mod client;
 mod consume;
 mod group;
+mod http;
 mod output;
 mod produce;
 mod progress;
+mod quickstart;
+mod server;
+mod table;
+mod tier;
 mod topic;
 mod when;
 
@@ -29,6 +35,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See it all work in under a minute: produce, tier, replay from the bucket, query as a table.
+    Quickstart(quickstart::Arguments),
+    /// Run a node.
+    Server(server::Arguments),
     /// Create, list, describe, change and delete topics.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -39,6 +49,12 @@ enum Command {
     /// List consumer groups, show their lag, move or delete them.
     #[command(subcommand)]
     Group(group::Command),
+    /// Show which part of a topic is where.
+    #[command(subcommand)]
+    Tier(tier::Command),
+    /// Describe and audit topics as Iceberg tables.
+    #[command(subcommand)]
+    Table(table::Command),
 }
 
 /// Which cluster, and how to answer: the same for every command that talks to one.
@@ -67,10 +83,14 @@ impl Cluster {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments),
+        Command::Server(arguments) => server::run(&arguments),
         Command::Topic(command) => topic::run(command),
         Command::Produce(arguments) => produce::run(arguments),
         Command::Consume(arguments) => consume::run(arguments),
         Command::Group(command) => group::run(command),
+        Command::Tier(command) => tier::run(command),
+        Command::Table(command) => table::run(command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

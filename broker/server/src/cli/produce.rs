@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
+use varve_log::Codec;
 
 use super::client::{Acks, NewRecord, Producer, ProducerSettings};
 use super::output;
@@ -39,8 +40,32 @@ pub(super) struct Arguments {
     /// Which replicas must have stored a record.
     #[arg(long, value_enum, default_value = "all")]
     acks: Acks,
+    /// How batches are compressed.
+    #[arg(long, short = 'z', value_enum, default_value = "none")]
+    compression: Compression,
     #[command(flatten)]
     cluster: Cluster,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Compression {
+    fn codec(self) -> Codec {
+        match self {
+            Self::None => Codec::None,
+            Self::Gzip => Codec::Gzip,
+            Self::Snappy => Codec::Snappy,
+            Self::Lz4 => Codec::Lz4,
+            Self::Zstd => Codec::Zstd,
+        }
+    }
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -52,6 +77,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut client = arguments.cluster.connect()?;
     let settings = ProducerSettings {
         acks: arguments.acks,
+        codec: arguments.compression.codec(),
         ..ProducerSettings::default()
     };
     let mut producer = Producer::new(&mut client, &arguments.topic, settings)?;

@@ -1,12 +1,8 @@
 //! Progress of long work, on stderr and only where a person watches.
 
 use std::io::{IsTerminal as _, stderr};
-use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-/// Often enough to look alive, seldom enough to cost nothing.
-const REDRAW: Duration = Duration::from_millis(100);
 
 /// A bar over a known number of bytes.
 pub(super) fn bytes(what: &'static str, total: u64) -> ProgressBar {
@@ -29,13 +25,6 @@ pub(super) fn count(what: &'static str, total: u64) -> ProgressBar {
 /// A count without an end.
 pub(super) fn counter(what: &'static str) -> ProgressBar {
     bar(None, "{msg} {human_pos}  {per_sec}").with_message(what)
-}
-
-/// Something to wait for.
-pub(super) fn waiting(what: String) -> ProgressBar {
-    let bar = bar(None, "{spinner} {msg}").with_message(what);
-    bar.enable_steady_tick(REDRAW);
-    bar
 }
 
 fn bar(total: Option<u64>, template: &str) -> ProgressBar {

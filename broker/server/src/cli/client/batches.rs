@@ -1,14 +1,15 @@
-//! Record batches as a client makes and opens them.
+//! Record batches as a client makes and opens them: `varve_log`'s own format, with a client's words for failures.
 
-use bytes::{Bytes, BytesMut};
-use kafka_protocol::protocol::StrBytes;
-use kafka_protocol::records::{
-    Compression, NO_PARTITION_LEADER_EPOCH, Record as WireRecord, RecordBatchDecoder, RecordBatchEncoder,
-    RecordEncodeOptions, TimestampType,
-};
+use bytes::Bytes;
+use varve_log::{Batch, BatchError, Builder, Codec, Header as BatchHeader, Timestamp};
 
 use super::producer::NewRecord;
 use super::{Error, Result};
+
+/// What one batch may open to: far above what brokers accept, far below what would hurt.
+const DECOMPRESSED_BYTES_MAX: usize = 512 << 20;
+/// Overhead a record may have in a batch, at most, beside its own bytes.
+const RECORD_OVERHEAD: usize = 40;
 
 /// A record as a consumer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,20 +32,31 @@ pub(super) struct Writer {
     pub(super) epoch: i16,
 }
 
-/// Overhead a record may have in a batch, at most, beside its own bytes.
-const RECORD_OVERHEAD: usize = 40;
-
 /// A batch that is being filled.
 #[derive(Default)]
 pub(super) struct Draft {
-    records: Vec<NewRecord>,
+    builder: Option<Builder>,
+    records: usize,
     bytes: usize,
 }
 
 impl Draft {
-    pub(super) fn push(&mut self, record: NewRecord) {
+    pub(super) fn push(&mut self, record: &NewRecord) {
+        let timestamp = Timestamp::new(record.timestamp);
+        let builder = self.builder.take().unwrap_or_else(|| Builder::new(timestamp));
+        let headers: Vec<_> = record
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
+            .collect();
+        self.builder = Some(builder.push(
+            timestamp,
+            record.key.as_deref(),
+            record.value.as_deref(),
+            &headers,
+        ));
         self.bytes += record.bytes() + RECORD_OVERHEAD;
-        self.records.push(record);
+        self.records += 1;
     }
 
     /// About as large as the batch will be, and not less.
@@ -53,52 +65,17 @@ impl Draft {
     }
 
     pub(super) fn records(&self) -> usize {
-        self.records.len()
+        self.records
     }
 
-    pub(super) fn build(self, writer: Option<Writer>, base_sequence: i32) -> Result<Bytes> {
-        let writer = writer.unwrap_or(Writer { id: -1, epoch: -1 });
-        let mut batch = BytesMut::with_capacity(self.bytes + 100);
-        let records: Vec<_> = self
-            .records
-            .into_iter()
-            .zip(0_i32..)
-            .map(|(record, nth)| wire_record(record, nth, writer, base_sequence))
-            .collect();
-        let options = RecordEncodeOptions {
-            version: 2,
-            compression: Compression::None,
+    /// The batch; `None` if nothing was put into it.
+    pub(super) fn build(self, codec: Codec, writer: Option<Writer>, base_sequence: i32) -> Option<Bytes> {
+        let builder = self.builder?.codec(codec);
+        let builder = match writer {
+            Some(Writer { id, epoch }) => builder.producer(id, epoch, base_sequence),
+            None => builder,
         };
-        RecordBatchEncoder::encode(&mut batch, &records, &options)
-            .map_err(|cause| Error::Usage(format!("records cannot be put into a batch: {cause}")))?;
-        Ok(batch.freeze())
-    }
-}
-
-fn wire_record(record: NewRecord, nth: i32, writer: Writer, base_sequence: i32) -> WireRecord {
-    let name = |name: String| StrBytes::from_string(name);
-    WireRecord {
-        transactional: false,
-        control: false,
-        delete_horizon: false,
-        partition_leader_epoch: NO_PARTITION_LEADER_EPOCH,
-        producer_id: writer.id,
-        producer_epoch: writer.epoch,
-        timestamp_type: TimestampType::Creation,
-        offset: i64::from(nth),
-        sequence: if base_sequence < 0 {
-            base_sequence
-        } else {
-            base_sequence.wrapping_add(nth) & i32::MAX
-        },
-        timestamp: record.timestamp,
-        key: record.key,
-        value: record.value,
-        headers: record
-            .headers
-            .into_iter()
-            .map(|(key, value)| (name(key), value))
-            .collect(),
+        Some(builder.build())
     }
 }
 
@@ -109,97 +86,103 @@ pub(super) struct Stored {
 }
 
 /// The whole batches at the front of what a fetch brought; a broker may cut the last one short.
-pub(super) fn split(records: &Bytes) -> Vec<Stored> {
-    let mut batches = Vec::new();
-    let mut rest = records.clone();
-    while let Some((length, next_offset)) = measure(&rest) {
-        batches.push(Stored {
-            bytes: rest.split_to(length),
-            next_offset,
-        });
+pub(super) fn split(records: &Bytes) -> Result<Vec<Stored>> {
+    let stored = |batch: std::result::Result<Bytes, BatchError>| {
+        let bytes = batch?;
+        let next_offset = BatchHeader::parse(&bytes)?.next_offset().value();
+        Ok(Stored { bytes, next_offset })
+    };
+    varve_log::split(records)
+        .map(|batch| stored(batch).map_err(corrupt))
+        .collect()
+}
+
+/// The records of a batch, its checksum verified; markers of transactions are not records.
+pub(super) fn open(batch: Bytes) -> Result<Vec<Record>> {
+    let batch = Batch::check(batch).map_err(corrupt)?;
+    if batch.header().is_control() {
+        return Ok(Vec::new());
     }
-    batches
+    let opened = varve_log::records(&batch, DECOMPRESSED_BYTES_MAX).map_err(corrupt)?;
+    let record = |record: varve_log::Record| Record {
+        offset: record.offset.value(),
+        timestamp: record.timestamp.value(),
+        key: record.key,
+        value: record.value,
+        headers: record.headers,
+    };
+    opened.map(|one| one.map(record).map_err(corrupt)).collect()
 }
 
-fn measure(bytes: &[u8]) -> Option<(usize, i64)> {
-    let base_offset = i64::from_be_bytes(bytes.get(0..8)?.try_into().ok()?);
-    let length = i32::from_be_bytes(bytes.get(8..12)?.try_into().ok()?);
-    let last_delta = i32::from_be_bytes(bytes.get(23..27)?.try_into().ok()?);
-    let length = usize::try_from(length).ok()?.checked_add(12)?;
-    let next_offset = base_offset.checked_add(i64::from(last_delta))?.checked_add(1)?;
-    (length <= bytes.len()).then_some((length, next_offset))
-}
-
-/// The records of a batch; markers of transactions are not records.
-pub(super) fn open(mut batch: Bytes) -> Result<Vec<Record>> {
-    let set = RecordBatchDecoder::decode(&mut batch).map_err(|cause| Error::Corrupt {
+fn corrupt(cause: BatchError) -> Error {
+    Error::Corrupt {
         subject: "a stored batch".to_owned(),
-        reason: format!("it cannot be opened: {cause}"),
-    })?;
-    let records = set
-        .records
-        .into_iter()
-        .filter(|record| !record.control)
-        .map(|record| Record {
-            offset: record.offset,
-            timestamp: record.timestamp,
-            key: record.key,
-            value: record.value,
-            headers: record
-                .headers
-                .into_iter()
-                .map(|(name, value)| (name.into_bytes(), value))
-                .collect(),
-        });
-    Ok(records.collect())
+        reason: cause.to_string(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+
     use super::*;
 
-    #[test]
-    fn what_is_built_is_what_is_opened() {
-        let mut draft = Draft::default();
+    fn batch(codec: Codec) -> Bytes {
+        let header = |name: &str, value| (name.to_owned(), value);
         let record = NewRecord {
             timestamp: 1_700_000_000_000,
             key: Some(Bytes::from_static(b"k")),
             value: None,
             headers: vec![
-                ("h".to_owned(), Some(Bytes::from_static(b"1"))),
-                ("n".to_owned(), None),
+                header("twice", Some(Bytes::from_static(b"1"))),
+                header("twice", Some(Bytes::from_static(b"2"))),
+                header("null", None),
             ],
         };
-        draft.push(record.clone());
-        draft.push(NewRecord {
+        let mut draft = Draft::default();
+        draft.push(&record);
+        draft.push(&NewRecord {
             timestamp: 1_700_000_000_005,
             ..record
         });
+        draft.build(codec, None, -1).unwrap()
+    }
 
-        let batch = draft.build(None, -1).unwrap();
-        let split = split(&batch);
-        let records = open(split[0].bytes.clone()).unwrap();
+    #[test]
+    fn what_is_built_with_any_codec_is_what_is_opened() {
+        for codec in Codec::ALL {
+            let split = split(&batch(codec)).unwrap();
+            let records = open(split[0].bytes.clone()).unwrap();
 
-        assert_eq!(split.len(), 1);
-        assert_eq!(split[0].next_offset, 2);
-        assert_eq!(records[1].offset, 1);
-        assert_eq!(records[1].timestamp, 1_700_000_000_005);
-        assert_eq!(records[0].key.as_deref(), Some(&b"k"[..]));
-        assert_eq!(records[0].value, None);
-        assert_eq!(records[0].headers[1], (Bytes::from_static(b"n"), None));
+            assert_eq!((split.len(), split[0].next_offset), (1, 2));
+            assert_eq!((records[1].offset, records[1].timestamp), (1, 1_700_000_000_005));
+            assert_eq!(
+                (records[0].key.as_deref(), records[0].value.as_deref()),
+                (Some(&b"k"[..]), None)
+            );
+            assert_eq!(records[0].headers.len(), 3);
+            assert_eq!(
+                records[0].headers[1],
+                (Bytes::from_static(b"twice"), Some(Bytes::from_static(b"2")))
+            );
+        }
     }
 
     #[test]
     fn a_batch_cut_short_is_left_out() {
-        let mut draft = Draft::default();
-        draft.push(NewRecord {
-            value: Some(Bytes::from_static(b"v")),
-            ..NewRecord::default()
-        });
-        let batch = draft.build(None, -1).unwrap();
+        let batch = batch(Codec::None);
         let mut run = BytesMut::from(&batch[..]);
         run.extend_from_slice(&batch[..batch.len() - 1]);
 
-        assert_eq!(split(&run.freeze()).len(), 1);
+        assert_eq!(split(&run.freeze()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_batch_is_refused() {
+        let mut damaged = BytesMut::from(&batch(Codec::None)[..]);
+        let last = damaged.len() - 1;
+        damaged[last] ^= 1;
+
+        assert!(matches!(open(damaged.freeze()), Err(Error::Corrupt { .. })));
     }
 }

@@ -61,8 +61,6 @@ pub(crate) struct Fetched {
     pub(crate) partition: i32,
     /// Where the caller stands: earlier records of the first batch were seen before.
     pub(crate) from: i64,
-    pub(crate) log_start: i64,
-    pub(crate) high_watermark: i64,
     batches: Vec<Stored>,
 }
 
@@ -86,11 +84,6 @@ impl Fetched {
     /// Where the caller will stand behind these records.
     pub(crate) fn next_offset(&self) -> i64 {
         self.batches.last().map_or(self.from, |stored| stored.next_offset)
-    }
-
-    /// Bytes of the batches, as they are stored.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.batches.iter().map(|stored| stored.bytes.len() as u64).sum()
     }
 }
 
@@ -253,7 +246,7 @@ impl Consumer {
 
 fn fetched_of(topic: &str, found: PartitionData, position: i64) -> Result<Fetched> {
     let records = found.records.unwrap_or_else(Bytes::new);
-    let batches = batches::split(&records);
+    let batches = batches::split(&records)?;
     if batches.is_empty() && !records.is_empty() {
         return Err(Error::Corrupt {
             subject: partition_name(topic, found.partition_index),
@@ -266,8 +259,6 @@ fn fetched_of(topic: &str, found: PartitionData, position: i64) -> Result<Fetche
     Ok(Fetched {
         partition: found.partition_index,
         from: position,
-        log_start: found.log_start_offset,
-        high_watermark: found.high_watermark,
         batches,
     })
 }

@@ -28,7 +28,7 @@ pub(crate) use consumer::{Consumer, FetchLimits, Fetched};
 pub(crate) use error::{Error, Result};
 pub(crate) use groups::{Group, Member};
 pub(crate) use offsets::At;
-pub(crate) use producer::{Acks, NewRecord, Producer, ProducerSettings};
+pub(crate) use producer::{Acks, NewRecord, Producer, ProducerSettings, partition_of};
 pub(crate) use topics::{ConfigEntry, NewTopic};
 
 /// How long passing refusals (an election, a coordinator that loads) are waited out.

@@ -13,6 +13,8 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId};
 
+use varve_log::Codec;
+
 use super::batches::{Draft, Writer};
 use super::connection::{Connection, Ticket};
 use super::error::{check, check_with};
@@ -67,6 +69,7 @@ pub(crate) struct ProducerSettings {
     pub(crate) acks: Acks,
     /// A batch is sent when it has grown to this.
     pub(crate) batch_bytes: usize,
+    pub(crate) codec: Codec,
 }
 
 impl Default for ProducerSettings {
@@ -75,6 +78,7 @@ impl Default for ProducerSettings {
         Self {
             acks: Acks::All,
             batch_bytes: 512 << 10,
+            codec: Codec::None,
         }
     }
 }
@@ -193,7 +197,7 @@ impl<'c> Producer<'c> {
             self.dispatch(nth)?;
         }
         let queue = &mut self.queues[nth];
-        queue.draft.push(record);
+        queue.draft.push(&record);
         if queue.draft.bytes() >= self.settings.batch_bytes {
             self.dispatch(nth)?;
             full = true;
@@ -204,17 +208,12 @@ impl<'c> Producer<'c> {
     /// Closes a partition's draft and sends it.
     fn dispatch(&mut self, nth: usize) -> Result<()> {
         let queue = &mut self.queues[nth];
-        let records = queue.draft.records();
-        if records == 0 {
+        let draft = std::mem::take(&mut queue.draft);
+        let records = draft.records();
+        let Some(batch) = draft.build(self.settings.codec, self.writer, queue.next_sequence) else {
             return Ok(());
-        }
-        let base_sequence = if self.writer.is_some() {
-            queue.next_sequence
-        } else {
-            -1
         };
         queue.next_sequence = sequence_after(queue.next_sequence, records);
-        let batch = std::mem::take(&mut queue.draft).build(self.writer, base_sequence)?;
         let sent = Sent {
             partition: queue.partition,
             batch,
@@ -397,7 +396,7 @@ fn sequence_after(sequence: i32, records: usize) -> i32 {
 
 /// Where Kafka's own clients put a key: murmur2, positive, modulo the partitions. The same key must land on the
 /// same partition whichever client wrote it.
-fn partition_of(key: &[u8], partitions: usize) -> usize {
+pub(crate) fn partition_of(key: &[u8], partitions: usize) -> usize {
     (murmur2(key) & 0x7fff_ffff) as usize % partitions.max(1)
 }
 

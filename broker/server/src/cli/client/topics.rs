@@ -22,6 +22,7 @@ use super::{Client, Result, Topic, partition_name, topic_key, topic_name};
 const TIMEOUT_MS: i32 = 30_000;
 /// Kafka's number for "a topic" among configuration resources.
 const RESOURCE_TOPIC: i8 = 2;
+const RESOURCE_BROKER: i8 = 4;
 const OPERATION_SET: i8 = 0;
 const OPERATION_DELETE: i8 = 1;
 
@@ -114,6 +115,29 @@ impl Client {
         }
         entries.sort_by(|a: &ConfigEntry, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    /// The configuration of some broker of the cluster, by key. Secrets come without their value.
+    pub(crate) fn broker_configs(&mut self) -> Result<BTreeMap<String, Option<String>>> {
+        let Some(id) = self.addresses.keys().next().copied() else {
+            return Ok(BTreeMap::new());
+        };
+        let resource = DescribeConfigsResource::default()
+            .with_resource_type(RESOURCE_BROKER)
+            .with_resource_name(text(&id.to_string()))
+            .with_configuration_keys(None);
+        let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
+        let mut configs = BTreeMap::new();
+        for result in self.broker(id)?.call(&request)?.results {
+            check_with(result.error_code, result.error_message.as_deref(), || {
+                format!("broker {id}")
+            })?;
+            let config = |one: DescribeConfigsResourceResult| {
+                (one.name.to_string(), one.value.map(|value| value.to_string()))
+            };
+            configs.extend(result.configs.into_iter().map(config));
+        }
+        Ok(configs)
     }
 
     /// Sets each key to its value, or back to its default where there is none.

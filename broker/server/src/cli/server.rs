@@ -1,0 +1,68 @@
+//! `varve server`: one node, until it is told to stop.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+use crate::node::Node;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A file of properties with Kafka's keys, such as server.properties.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines are written. RUST_LOG chooses which: `info` if not set.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Settings that win over the file's and the environment's.
+    #[arg(value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    log_to_stderr(arguments.log_format, "info");
+    let config = Config::load(arguments.config.as_deref(), &arguments.overrides)?;
+    let node = Node::start(config)?;
+    let outcome = wait_for_end();
+    node.shutdown();
+    outcome
+}
+
+/// Log lines go to stderr, from `level` on unless RUST_LOG says otherwise.
+pub(super) fn log_to_stderr(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// Returns when the process is asked to end, by Ctrl-C or SIGTERM.
+pub(super) fn wait_for_end() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        Ok(())
+    })
+}
