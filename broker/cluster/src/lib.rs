@@ -12,8 +12,9 @@
 //! It leaves storing, sending and waiting to `varve-server`.
 
 pub mod controller;
+pub mod groups;
 pub mod ids;
 pub mod replica;
 pub mod topic_config;
 
-pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName, TopicNameError};
+pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName};

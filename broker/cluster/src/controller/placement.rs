@@ -67,8 +67,8 @@ fn replicas_of(brokers: &[(BrokerId, Option<&str>)], count: usize, turn: usize) 
     for fresh_racks_only in [true, false] {
         for &at in &order {
             let rack_taken = chosen.iter().any(|taken| brokers[*taken].1 == brokers[at].1);
-            let wanted = !chosen.contains(&at) && !(fresh_racks_only && rack_taken);
-            if wanted && chosen.len() < count {
+            let passed_over = chosen.contains(&at) || (fresh_racks_only && rack_taken);
+            if !passed_over && chosen.len() < count {
                 chosen.push(at);
             }
         }

@@ -159,7 +159,7 @@ fn alter(configs: &mut Overrides, ops: &[ConfigOp]) {
             ConfigOp::Append { key, value } => {
                 let mut items = list(configs, key);
                 for item in items_of(value) {
-                    if !items.iter().any(|known| *known == item) {
+                    if !items.contains(&item) {
                         items.push(item);
                     }
                 }

@@ -292,7 +292,7 @@ impl Synonym {
         let number: i64 = value
             .trim()
             .parse()
-            .map_err(|_| invalid(self.name, value, "not a number"))?;
+            .map_err(|_cause| invalid(self.name, value, "not a number"))?;
         if number < 0 {
             return Ok(number.to_string());
         }

@@ -132,12 +132,12 @@ impl Given {
 
     pub(super) fn int(&self, key: &str) -> Result<u32, ConfigError> {
         let value = self.long(key)?;
-        u32::try_from(value).map_err(|_| invalid(key, &value.to_string(), "out of range"))
+        u32::try_from(value).map_err(|_cause| invalid(key, &value.to_string(), "out of range"))
     }
 }
 
 fn number(value: &str) -> Result<i64, String> {
-    value.trim().parse().map_err(|_| "not a number".to_owned())
+    value.trim().parse().map_err(|_cause| "not a number".to_owned())
 }
 
 fn at_least(value: &str, least: i64, most: i64) -> Result<(), String> {
