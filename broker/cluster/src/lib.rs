@@ -12,9 +12,8 @@
 //! It leaves storing, sending and waiting to `varve-server`.
 
 pub mod controller;
-pub mod groups;
 pub mod ids;
 pub mod replica;
 pub mod topic_config;
 
-pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName};
+pub use ids::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName, TopicNameError};

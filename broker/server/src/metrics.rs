@@ -16,17 +16,20 @@ pub(crate) struct Metrics {
     pub(crate) produces: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) connections_opened: AtomicU64,
-    pub(crate) connections_refused: AtomicU64,
     connections: Arc<AtomicI64>,
 }
 
 /// One open connection; counts itself out when dropped.
 #[derive(Debug)]
-pub(crate) struct OpenConnection(Arc<AtomicI64>);
+pub(crate) struct OpenConnection {
+    /// Counted from 0 since the start: no two connections share one.
+    pub(crate) number: u64,
+    open: Arc<AtomicI64>,
+}
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
     }
 }
 
@@ -55,9 +58,8 @@ impl Metrics {
 
     /// A connection has been accepted.
     pub(crate) fn connection(&self) -> OpenConnection {
-        self.connections_opened.fetch_add(1, Relaxed);
         self.connections.fetch_add(1, Relaxed);
-        OpenConnection(Arc::clone(&self.connections))
+        OpenConnection { number: self.connections_opened.fetch_add(1, Relaxed), open: Arc::clone(&self.connections) }
     }
 
     /// Connections that are open now.

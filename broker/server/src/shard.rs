@@ -100,8 +100,8 @@ async fn converse(broker: Arc<Broker>, shard: Rc<Shard>, client: TcpStream, list
     let peer = client.peer_addr().ok();
     let outcome = match tokio::net::TcpStream::from_std(client) {
         Ok(socket) => {
-            let _open = broker.metrics.connection();
-            connection::serve(Arc::clone(&broker), shard, socket, listener).await
+            let open = broker.metrics.connection();
+            connection::serve(Arc::clone(&broker), shard, socket, (listener, open.number)).await
         }
         Err(e) => Err(Closed::Lost(e)),
     };

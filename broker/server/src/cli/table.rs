@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use varve_cluster::TopicId;
 use varve_lakehouse_sink::{PartitionAudit, TableReader};
 
 use super::Cluster;
@@ -119,7 +120,7 @@ fn next_offsets(metadata: &Value) -> BTreeMap<i32, i64> {
 fn audit(arguments: &OfTopic) -> anyhow::Result<()> {
     let (metadata, reader) = arguments.open()?;
     let topic_id = metadata.topic_id()?;
-    let audits = bucket::block_on(async { Ok(reader.audit(topic_id).await?) })?;
+    let audits = bucket::block_on(async { Ok(reader.audit(TopicId::new(topic_id)).await?) })?;
     let faults = audits.values().map(faults).sum::<u64>();
     if arguments.cluster.json {
         let partition = |(index, audit): (&i32, &PartitionAudit)| {

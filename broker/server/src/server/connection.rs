@@ -16,7 +16,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -24,6 +23,8 @@ use tokio::time::Instant;
 /// Produce requests of one connection that may wait for their acknowledgement at the same time.
 /// Kafka's own clients keep at most five in flight; librdkafka's default is a million.
 const PIPELINE_MAX: usize = 64;
+/// Request bytes of one connection that may wait so; one more request is always let in.
+const PIPELINE_BYTES_MAX: usize = 16 << 20;
 /// How far the read buffer grows ahead of the bytes that have arrived.
 const READ_AHEAD: usize = 256 << 10;
 
@@ -50,17 +51,20 @@ pub(crate) enum Closed {
     Lost(#[from] std::io::Error),
 }
 
-type Pending = Pin<Box<dyn Future<Output = Vec<Part>>>>;
+/// An answer that waits, and how many bytes its request had.
+struct Pending {
+    answer: Pin<Box<dyn Future<Output = Vec<Part>>>>,
+    bytes: usize,
+}
 
 /// Serves one connection until it ends. `Ok` when the peer closed it between requests.
 pub(crate) async fn serve(
     broker: Arc<Broker>,
     shard: Rc<Shard>,
     socket: TcpStream,
-    listener: usize,
+    (listener, number): (usize, u64),
 ) -> Result<(), Closed> {
     let idle_timeout = broker.config.idle_timeout;
-    let number = broker.metrics.connections_opened.load(Relaxed);
     let connected = Connected { listener, peer: socket.peer_addr()?, number };
     let mut connection = Connection { socket, read: BytesMut::new() };
     let mut pending: VecDeque<Pending> = VecDeque::new();
@@ -72,28 +76,33 @@ pub(crate) async fn serve(
                 connection.answer(&answer).await?;
                 continue;
             }
-            frame = connection.next_frame(broker.config.request_bytes_max, idle_timeout), if pending.len() < PIPELINE_MAX => frame?,
+            frame = connection.next_frame(broker.config.request_bytes_max, idle_timeout), if has_room(&pending) => frame?,
         };
         let Some(frame) = frame else { return Ok(()) };
+        let bytes = frame.len();
         let request = Request::parse(frame, &connected)?;
         if request.is_produce() {
             match request.produce(&broker, &shard)? {
                 Answer::Nothing => {}
-                Answer::Later(answer) => pending.push_back(answer),
+                Answer::Later(answer) => pending.push_back(Pending { answer, bytes }),
             }
             continue;
         }
         while let Some(earlier) = pending.pop_front() {
-            connection.answer(&earlier.await).await?;
+            connection.answer(&earlier.answer.await).await?;
         }
         let answer = request.handle(&broker).await?;
         connection.answer(&answer).await?;
     }
 }
 
+fn has_room(pending: &VecDeque<Pending>) -> bool {
+    pending.len() < PIPELINE_MAX && pending.iter().map(|waiting| waiting.bytes).sum::<usize>() < PIPELINE_BYTES_MAX
+}
+
 async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
     match pending.front_mut() {
-        Some(first) => first.await,
+        Some(first) => first.answer.as_mut().await,
         None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
+use varve_cluster::TopicId;
 use varve_lakehouse_sink::{Group, GroupKey, Sum};
 use varve_tiering::BucketConfig;
 
@@ -69,7 +70,7 @@ pub(super) fn table(
     let asking = Instant::now();
     let (rows, files, answer) = block_on(async {
         let reader = tables.reader(&metadata).await?;
-        let audits = reader.audit(metadata.topic_id()?).await?;
+        let audits = reader.audit(TopicId::new(metadata.topic_id()?)).await?;
         let faults: u64 = audits
             .values()
             .map(|audit| audit.duplicates + audit.missing)
