@@ -58,6 +58,17 @@ impl LogDirs {
         Ok(made)
     }
 
+    /// Takes a partition's log files away, and leaves whose folder it is.
+    pub(crate) fn empty(partition: &Path) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(partition)? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name != OWNER_FILE) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gone for clients at once: the folder is renamed, then removed.
     pub(crate) fn delete(&self, topic: &TopicName, id: TopicId, index: i32) -> anyhow::Result<()> {
         let name = format!("{topic}-{index}");

@@ -11,7 +11,7 @@ mod dirs;
 pub mod exposition;
 mod housekeeping;
 mod http;
-mod metadata;
+pub mod metadata;
 mod metrics;
 pub mod node;
 mod partition;

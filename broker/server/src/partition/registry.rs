@@ -12,11 +12,12 @@ use anyhow::Context as _;
 use imbl::ordmap::DiffItem;
 use parking_lot::RwLock;
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use tokio::sync::oneshot;
 use varve_cluster::controller::{State, Topic};
 use varve_cluster::{BrokerId, TopicId};
-use varve_log::{Disk, Log};
+use varve_log::{Disk, Log, Offset, Settings};
 
 /// Changes of metadata that may wait for the keeper; proposals wait for their own.
 const WAITING_MAX: usize = 1024;
@@ -139,16 +140,30 @@ impl Keeper {
         let config = topic_settings::of(&self.config, view, topic);
         let settings = topic_settings::log(&config, self.config.flush);
         let dir = self.dirs.of(&topic.name, topic.id, index)?;
-        let (log, recovered) = Log::open(Arc::clone(&self.disk), dir.clone(), settings, self.clock.now())
-            .with_context(|| format!("the partition's log cannot be opened. dir={}", dir.display()))?;
-        if recovered.cut_bytes > 0 {
-            tracing::warn!(dir = %dir.display(), bytes = recovered.cut_bytes, "a torn tail was cut");
-        }
+        let log = self.open_log(&dir, settings, metadata.tier_end())?;
         let id = PartitionId { topic: topic.name.clone(), topic_id: topic.id, index };
         let flush = (self.config.flush, Arc::clone(&self.syncer));
         let partition = Partition::new(id, self.me, log, config, flush, metadata);
         self.open.write().insert((topic.id, index), Arc::new(partition));
         Ok(())
+    }
+
+    /// What is in the bucket was committed: a local log that ends before it has lost data (a replaced disk), and
+    /// goes on from where the bucket ends. Giving out those offsets again would be the worst of all.
+    fn open_log(&self, dir: &Path, settings: Settings, tier_end: Offset) -> anyhow::Result<Log> {
+        let cannot = || format!("the partition's log cannot be opened. dir={}", dir.display());
+        let (disk, now) = (|| Arc::clone(&self.disk), self.clock.now());
+        let (log, recovered) = Log::open(disk(), dir.to_owned(), settings.clone(), now).with_context(cannot)?;
+        if recovered.cut_bytes > 0 {
+            tracing::warn!(dir = %dir.display(), bytes = recovered.cut_bytes, "a torn tail was cut");
+        }
+        if log.log_end() >= tier_end {
+            return Ok(log);
+        }
+        tracing::warn!(dir = %dir.display(), log_end = log.log_end().value(), tier_end = tier_end.value(), "local data is missing; the log goes on where the bucket ends");
+        drop(log);
+        LogDirs::empty(dir)?;
+        Log::create_at(disk(), dir.to_owned(), settings, tier_end, now).with_context(cannot)
     }
 
     fn remove(&self, topic: &Topic) {
