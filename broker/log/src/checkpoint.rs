@@ -3,15 +3,17 @@
 //!
 //! ```text
 //! magic 8 | body length u32 | body | crc u32 (of all before it)          little endian
-//! body: recovery point i64 | segment base i64 | position u64 | log start i64 | epochs (len u32, bytes) | producers (len u32, bytes)
+//! body: active segment at the recovery point (base i64 | end i64 | bytes u64 | three timestamps i64)
+//!       | first segment i64 | log start i64 | epochs (len u32, bytes) | producers (len u32, bytes)
 //! ```
 
 use crate::batch::crc32c;
-use crate::bytes_in::BytesIn;
 use crate::disk::Disk;
 use crate::epoch::EpochChain;
 use crate::error::Error;
+use crate::index::Summary;
 use crate::offsets::Offset;
+use crate::our_bytes::{BytesIn, count_u32};
 use crate::producers::Producers;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -25,11 +27,11 @@ const MAGIC: &[u8; 8] = b"VRVCKP01";
 /// What the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
-    /// Everything below is durable; producers and epochs are as they were exactly here.
-    pub recovery_point: Offset,
-    /// The segment that holds the recovery point, and where in it.
-    pub segment: Offset,
-    pub position: u64,
+    /// The active segment as it was at the recovery point, which is its end. Everything up to there is durable;
+    /// producers and epochs are as they were exactly there.
+    pub active: Summary,
+    /// Base of the oldest segment.
+    pub first_segment: Offset,
     pub log_start: Offset,
     pub epochs: EpochChain,
     pub producers: Producers,
@@ -48,31 +50,35 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Recovery will begin here.
     pub const fn recovery_point(&self) -> Offset {
-        self.state.recovery_point
+        self.state.recovery_point()
     }
 
     /// Writes it in place of the last one and syncs it. Blocks. Two of one log must not be written at once.
     pub fn write(&self) -> Result<(), Error> {
         write(&*self.disk, &self.dir, &self.state)?;
         self.checkpointed
-            .store(self.state.recovery_point.value(), Ordering::Release);
+            .store(self.state.recovery_point().value(), Ordering::Release);
         Ok(())
     }
 }
 
 impl State {
+    /// Everything below is durable.
+    pub(crate) const fn recovery_point(&self) -> Offset {
+        self.active.end
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
-        body.extend_from_slice(&self.recovery_point.value().to_le_bytes());
-        body.extend_from_slice(&self.segment.value().to_le_bytes());
-        body.extend_from_slice(&self.position.to_le_bytes());
+        self.active.encode_into(&mut body);
+        body.extend_from_slice(&self.first_segment.value().to_le_bytes());
         body.extend_from_slice(&self.log_start.value().to_le_bytes());
         for part in [self.epochs.encode(), self.producers.encode()] {
-            body.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            body.extend_from_slice(&count_u32(part.len()).to_le_bytes());
             body.extend_from_slice(&part);
         }
         let mut out = MAGIC.to_vec();
-        out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&count_u32(body.len()).to_le_bytes());
         out.extend_from_slice(&body);
         out.extend_from_slice(&crc32c(&out).to_le_bytes());
         out
@@ -92,9 +98,8 @@ impl State {
             from.bytes(length).map(<[u8]>::to_vec)
         };
         Some(Self {
-            recovery_point: Offset::new(from.i64()?),
-            segment: Offset::new(from.i64()?),
-            position: from.u64()?,
+            active: Summary::decode(&mut from)?,
+            first_segment: Offset::new(from.i64()?),
             log_start: Offset::new(from.i64()?),
             epochs: EpochChain::decode(&part(&mut from)?)?,
             producers: Producers::decode(&part(&mut from)?)?,
@@ -148,9 +153,12 @@ mod tests {
         let mut epochs = EpochChain::new();
         epochs.begin(LeaderEpoch::new(4), Offset::new(2));
         let state = State {
-            recovery_point: Offset::new(90),
-            segment: Offset::new(80),
-            position: 1234,
+            active: Summary {
+                bytes: 1234,
+                end: Offset::new(90),
+                ..Summary::empty(Offset::new(80), crate::Timestamp::new(7))
+            },
+            first_segment: Offset::new(40),
             log_start: Offset::new(2),
             epochs,
             producers: Producers::new(),

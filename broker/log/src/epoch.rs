@@ -6,8 +6,8 @@
 //! ```
 //! Epochs and starts both strictly increase. Entries stay for data that is only in the tier.
 
-use crate::bytes_in::BytesIn;
 use crate::offsets::{LeaderEpoch, Offset};
+use crate::our_bytes::{BytesIn, count_u32};
 
 /// One reign: it wrote from `start` up to the next entry's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl EpochChain {
     /// The chain in bytes (little endian: count u32, then epoch i32 and start i64 each), for checkpoints and the tier.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(4 + self.entries.len() * 12);
-        out.extend_from_slice(&(self.entries.len() as u32).to_le_bytes());
+        out.extend_from_slice(&count_u32(self.entries.len()).to_le_bytes());
         for entry in &self.entries {
             out.extend_from_slice(&entry.epoch.value().to_le_bytes());
             out.extend_from_slice(&entry.start.value().to_le_bytes());

@@ -8,8 +8,8 @@
 //! never needed: it is rebuilt from its segment when it is missing or does not hold.
 
 use crate::batch::{Header, crc32c};
-use crate::bytes_in::BytesIn;
 use crate::offsets::{Offset, Timestamp};
+use crate::our_bytes::{BytesIn, count_u32};
 
 const ENTRY_BYTES: usize = 16;
 const FOOTER_MAGIC: &[u8; 8] = b"VRVIDX01";
@@ -30,6 +30,8 @@ pub struct IndexEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
     interval: u32,
+    /// Where it begins to know: after a restart, of the active segment only what is behind the recovery point.
+    begins: Edge,
     entries: Vec<IndexEntry>,
 }
 
@@ -41,11 +43,39 @@ pub(crate) struct Edge {
 }
 
 impl Index {
-    pub(crate) const fn new(interval: u32) -> Self {
+    /// Of a segment from its beginning.
+    pub(crate) const fn new(interval: u32, base: Offset) -> Self {
+        Self::beginning(
+            interval,
+            Edge {
+                offset: base,
+                position: 0,
+            },
+        )
+    }
+
+    /// Of what a segment holds from `begins` on.
+    pub(crate) const fn beginning(interval: u32, begins: Edge) -> Self {
         Self {
             interval,
+            begins,
             entries: Vec::new(),
         }
+    }
+
+    pub(crate) const fn begins(&self) -> Edge {
+        self.begins
+    }
+
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.begins.position == 0
+    }
+
+    /// Of the whole segment, given the index of what lies before this one.
+    pub(crate) fn behind(&self, mut before: Self) -> Self {
+        before.truncate(self.begins.position);
+        before.entries.extend_from_slice(&self.entries);
+        before
     }
 
     pub fn entries(&self) -> &[IndexEntry] {
@@ -107,14 +137,11 @@ impl Index {
                     position: u64::from(entry.position),
                 }
             }
-            None => Edge {
-                offset: base,
-                position: 0,
-            },
+            None => self.begins,
         }
     }
 
-    pub(crate) fn truncate(&mut self, position: u64) {
+    fn truncate(&mut self, position: u64) {
         let kept = self
             .entries
             .partition_point(|entry| u64::from(entry.position) < position);
@@ -133,7 +160,7 @@ impl Index {
         let footer = Footer {
             summary: *segment,
             interval: self.interval,
-            entries: self.entries.len(),
+            entries: count_u32(self.entries.len()),
             entries_crc,
         };
         out.extend_from_slice(&footer.encode());
@@ -145,10 +172,8 @@ impl Index {
         if bytes.len() != footer.entry_bytes() || crc32c(bytes) != footer.entries_crc {
             return None;
         }
-        let mut index = Self {
-            interval: footer.interval,
-            entries: Vec::with_capacity(footer.entries),
-        };
+        let mut index = Self::new(footer.interval, footer.summary.base);
+        index.entries.reserve_exact(footer.entries as usize);
         let mut from = BytesIn::new(bytes);
         while !from.is_empty() {
             index.entries.push(IndexEntry {
@@ -203,6 +228,34 @@ impl Summary {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         self.last_append = now;
     }
+
+    /// Six numbers of eight bytes.
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.base.value().to_le_bytes());
+        out.extend_from_slice(&self.end.value().to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&self.first_timestamp.value().to_le_bytes());
+        out.extend_from_slice(&self.max_timestamp.value().to_le_bytes());
+        out.extend_from_slice(&self.last_append.value().to_le_bytes());
+    }
+
+    pub(crate) fn decode(from: &mut BytesIn<'_>) -> Option<Self> {
+        Some(Self {
+            base: Offset::new(from.i64()?),
+            end: Offset::new(from.i64()?),
+            bytes: from.u64()?,
+            first_timestamp: Timestamp::new(from.i64()?),
+            max_timestamp: Timestamp::new(from.i64()?),
+            last_append: Timestamp::new(from.i64()?),
+        })
+    }
+
+    pub(crate) const fn end_edge(&self) -> Edge {
+        Edge {
+            offset: self.end,
+            position: self.bytes,
+        }
+    }
 }
 
 /// The end of a sidecar.
@@ -210,27 +263,21 @@ impl Summary {
 pub(crate) struct Footer {
     pub summary: Summary,
     interval: u32,
-    entries: usize,
+    entries: u32,
     entries_crc: u32,
 }
 
 impl Footer {
     pub(crate) const fn entry_bytes(&self) -> usize {
-        self.entries * ENTRY_BYTES
+        self.entries as usize * ENTRY_BYTES
     }
 
     fn encode(&self) -> Vec<u8> {
-        let summary = &self.summary;
         let mut out = Vec::with_capacity(FOOTER_BYTES);
         out.extend_from_slice(FOOTER_MAGIC);
-        out.extend_from_slice(&summary.base.value().to_le_bytes());
-        out.extend_from_slice(&summary.end.value().to_le_bytes());
-        out.extend_from_slice(&summary.bytes.to_le_bytes());
-        out.extend_from_slice(&summary.first_timestamp.value().to_le_bytes());
-        out.extend_from_slice(&summary.max_timestamp.value().to_le_bytes());
-        out.extend_from_slice(&summary.last_append.value().to_le_bytes());
+        self.summary.encode_into(&mut out);
         out.extend_from_slice(&self.interval.to_le_bytes());
-        out.extend_from_slice(&(self.entries as u32).to_le_bytes());
+        out.extend_from_slice(&self.entries.to_le_bytes());
         out.extend_from_slice(&self.entries_crc.to_le_bytes());
         out.extend_from_slice(&crc32c(&out).to_le_bytes());
         out
@@ -246,16 +293,9 @@ impl Footer {
             return None;
         }
         Some(Self {
-            summary: Summary {
-                base: Offset::new(from.i64()?),
-                end: Offset::new(from.i64()?),
-                bytes: from.u64()?,
-                first_timestamp: Timestamp::new(from.i64()?),
-                max_timestamp: Timestamp::new(from.i64()?),
-                last_append: Timestamp::new(from.i64()?),
-            },
+            summary: Summary::decode(&mut from)?,
             interval: from.u32()?,
-            entries: from.u32()? as usize,
+            entries: from.u32()?,
             entries_crc: from.u32()?,
         })
     }

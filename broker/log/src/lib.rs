@@ -8,7 +8,6 @@
 
 mod batch;
 mod builder;
-mod bytes_in;
 mod checkpoint;
 mod compression;
 mod disk;
@@ -17,6 +16,7 @@ mod error;
 mod index;
 mod log;
 mod offsets;
+mod our_bytes;
 mod producers;
 mod records;
 mod recovery;

@@ -6,8 +6,8 @@
 //! segments that leave for the tier; it goes only by `expire`.
 
 use crate::batch::{Header, crc32c};
-use crate::bytes_in::BytesIn;
 use crate::offsets::{Offset, Timestamp};
+use crate::our_bytes::{BytesIn, count_u32};
 use std::collections::BTreeMap;
 
 // `max.in.flight.requests.per.connection` of an idempotent client is at most 5.
@@ -232,14 +232,14 @@ impl Producers {
 
     /// The state in bytes, with a CRC: for checkpoints and for objects in the tier.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(16 + self.by_id.len() * (19 + WINDOW * 24));
+        let mut out = Vec::with_capacity(16 + self.by_id.len() * (22 + WINDOW * 24));
         out.extend_from_slice(SNAPSHOT_MAGIC);
-        out.extend_from_slice(&(self.by_id.len() as u32).to_le_bytes());
+        out.extend_from_slice(&count_u32(self.by_id.len()).to_le_bytes());
         for (id, producer) in &self.by_id {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&producer.epoch.to_le_bytes());
             out.extend_from_slice(&producer.last_append.value().to_le_bytes());
-            out.push(producer.count as u8);
+            out.extend_from_slice(&count_u32(producer.count).to_le_bytes());
             for seen in producer.window() {
                 out.extend_from_slice(&seen.first_sequence.to_le_bytes());
                 out.extend_from_slice(&seen.last_sequence.to_le_bytes());
@@ -265,7 +265,7 @@ impl Producers {
         for _ in 0..from.u32()? {
             let id = from.i64()?;
             let mut producer = Producer::new(from.i16()?, Timestamp::new(from.i64()?));
-            let count = usize::from(from.u8()?);
+            let count = from.u32()? as usize;
             if count > WINDOW {
                 return None;
             }

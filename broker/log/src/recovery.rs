@@ -95,6 +95,7 @@ pub(crate) fn open(
         found,
         epochs: EpochChain::new(),
         producers: Producers::new(),
+        is_checkpoint_due: false,
     };
     let opened = recovery.run(segments)?;
     Ok((opened, recovery.found))
@@ -115,11 +116,11 @@ fn open_without_segments(
             Err(Error::corrupt(dir, 0, "no segments and no readable checkpoint"))
         }
         None => create(disk, dir, settings, Offset::ZERO, now),
-        Some(state) if state.position > 0 => {
-            Err(Error::corrupt(dir, 0, "the checkpointed segment is missing"))
-        }
+        Some(state) if state.active.bytes > 0 || state.first_segment != state.active.base => Err(
+            Error::corrupt(dir, 0, "the segments that the checkpoint speaks of are missing"),
+        ),
         Some(state) => {
-            let opened = create(disk, dir, settings, state.recovery_point, now)?;
+            let opened = create(disk, dir, settings, state.recovery_point(), now)?;
             let State {
                 log_start,
                 epochs,
@@ -154,6 +155,7 @@ struct Recovery<'a> {
     found: Recovered,
     epochs: EpochChain,
     producers: Producers,
+    is_checkpoint_due: bool,
 }
 
 /// One segment, gone over.
@@ -171,6 +173,15 @@ struct Known {
 impl Recovery<'_> {
     fn run(&mut self, segments: Vec<Arc<Segment>>) -> Result<Opened, Error> {
         if let Some(state) = &self.state {
+            // Only a truncation to before all segments, interrupted, leaves them all above the recovery point.
+            let may_be_above = state.active.bytes == 0 && state.first_segment == state.active.base;
+            if segments[0].base > state.recovery_point() && !may_be_above {
+                return Err(Error::corrupt(
+                    &segments[0].path,
+                    0,
+                    "the segments before this one are missing",
+                ));
+            }
             self.epochs = state.epochs.clone();
             self.producers = state.producers.clone();
         }
@@ -188,35 +199,26 @@ impl Recovery<'_> {
         while let Some(segment) = rest.next() {
             let next_base = rest.peek().map(|next| next.base);
             let one = self.look_at(segment, next_base)?;
-            let ends_here =
-                next_base.is_some_and(|next| one.summary.end != next || one.summary.bytes < one.file_bytes);
-            let end = one.summary.end;
-            let path = one.segment.path.clone();
+            let is_whole = one.summary.bytes == one.file_bytes;
+            let ends_here = next_base.is_some_and(|next| one.summary.end != next || !is_whole);
             known.push(one);
             if ends_here {
-                let beyond: Vec<_> = rest.collect();
-                for later in &beyond {
-                    let bytes = later.file_bytes()?;
-                    if holds_batch(&*later.file()?, &later.path, 0..bytes, end)? {
-                        return Err(Error::corrupt(
-                            &path,
-                            0,
-                            "a segment ends before the next one begins",
-                        ));
-                    }
-                }
-                return Ok((known, beyond));
+                break;
             }
         }
-        Ok((known, Vec::new()))
+        let beyond: Vec<_> = rest.collect();
+        if let Some(last) = known.last() {
+            beyond.iter().try_for_each(|later| holds_nothing(later, last))?;
+        }
+        Ok((known, beyond))
     }
 
     fn look_at(&mut self, segment: Arc<Segment>, next_base: Option<Offset>) -> Result<Known, Error> {
         let file_bytes = segment.file_bytes()?;
-        let recovery_point = self.state.as_ref().map(|state| state.recovery_point);
-        let is_below = next_base
-            .zip(recovery_point)
-            .is_some_and(|(next, point)| next <= point);
+        let is_below = match (&self.state, next_base) {
+            (Some(state), Some(next)) => next <= state.recovery_point(),
+            (Some(_) | None, _) => false,
+        };
         if is_below {
             let footer = segment.read_footer().map(|footer| footer.summary);
             let holds = |summary: &Summary| {
@@ -232,68 +234,67 @@ impl Recovery<'_> {
                 });
             }
         }
-        let trusted = if is_below {
-            file_bytes
+        let below = if is_below {
+            None
         } else {
-            self.trusted_bytes(&segment, file_bytes)?
+            self.below_recovery_point(&segment, file_bytes)?
         };
-        let (mut index, mut summary) = if is_below || trusted == 0 {
-            (
-                Index::new(self.settings.index_interval_bytes),
-                Summary::empty(segment.base, self.now),
-            )
-        } else {
-            segment.index_from_headers(trusted, self.settings.index_interval_bytes)?
-        };
-        if trusted > 0 && !is_below && Some(summary.end) != recovery_point {
-            return Err(Error::corrupt(
-                &segment.path,
-                trusted,
-                "the recovery point is not where the checkpoint says",
-            ));
-        }
+        let mut summary = below.unwrap_or_else(|| Summary::empty(segment.base, self.now));
+        let mut index = Index::beginning(self.settings.index_interval_bytes, summary.end_edge());
+        let trusted_bytes = summary.bytes;
         let file = segment.file()?;
         let mut scan = Scan::new(&*file, &segment.path, summary.bytes, file_bytes, summary.end);
         while let Checked::Batch(header) = scan.next_batch()? {
             index.note(&summary, header.base_offset);
             summary.add(&header, header.max_timestamp.min(self.now));
-            self.found.scanned_bytes += header.batch_length as u64;
             // Below the recovery point the checkpoint has them already.
             if !is_below {
                 self.replay(&header);
             }
         }
-        self.check_end(&segment, &summary, file_bytes, is_below)?;
+        self.found.scanned_bytes += summary.bytes - trusted_bytes;
+        check_end(&segment, &summary, file_bytes, is_below)?;
+        let is_touched = !is_below && file_bytes > trusted_bytes;
         Ok(Known {
             segment,
             summary,
             index: Some(index),
             file_bytes,
-            is_touched: !is_below,
+            is_touched,
         })
     }
 
-    /// How much of the segment that holds the recovery point lies below it.
-    fn trusted_bytes(&self, segment: &Segment, file_bytes: u64) -> Result<u64, Error> {
-        let Some(state) = &self.state else { return Ok(0) };
-        if state.recovery_point <= segment.base {
-            return Ok(0);
+    /// What the checkpoint says of the segment that holds the recovery point; of a later one nothing.
+    fn below_recovery_point(&mut self, segment: &Segment, file_bytes: u64) -> Result<Option<Summary>, Error> {
+        let Some(state) = &self.state else { return Ok(None) };
+        let summary = state.active;
+        if summary.end <= segment.base {
+            return Ok(None);
         }
-        if state.segment != segment.base {
+        // A roll had been decided, but the new segment was not there yet.
+        let is_before_a_roll = summary.base != segment.base && summary.bytes == 0;
+        let below = if is_before_a_roll {
+            // From now on this segment grows past the recovery point: the checkpoint must know it.
+            self.is_checkpoint_due = true;
+            segment.index_from_headers(file_bytes, self.settings.index_interval_bytes)?.1
+        } else {
+            summary
+        };
+        if below.base != segment.base || below.end != summary.end {
             return Err(Error::corrupt(
                 &segment.path,
                 0,
-                "the checkpointed segment is missing",
+                "the segment of the recovery point is missing",
             ));
         }
-        if state.position > file_bytes {
+        if below.bytes > file_bytes {
             return Err(Error::corrupt(
                 &segment.path,
                 file_bytes,
                 "segment ends below the recovery point",
             ));
         }
-        Ok(state.position)
+        Ok(Some(below))
     }
 
     fn replay(&mut self, header: &Header) {
@@ -304,35 +305,6 @@ impl Recovery<'_> {
             header.max_timestamp.min(self.now)
         };
         self.producers.record(header, when);
-    }
-
-    /// Beyond the last good batch there may be a torn one, and nothing after it.
-    fn check_end(
-        &self,
-        segment: &Segment,
-        summary: &Summary,
-        file_bytes: u64,
-        is_below: bool,
-    ) -> Result<(), Error> {
-        let torn = summary.bytes..file_bytes;
-        if torn.is_empty() {
-            return Ok(());
-        }
-        if is_below {
-            return Err(Error::corrupt(
-                &segment.path,
-                torn.start,
-                "damaged batch below the recovery point",
-            ));
-        }
-        if holds_batch(&*segment.file()?, &segment.path, torn.clone(), summary.end)? {
-            return Err(Error::corrupt(
-                &segment.path,
-                torn.start,
-                "damaged batch with whole ones behind it",
-            ));
-        }
-        Ok(())
     }
 
     /// Cuts the tail and makes all that was not known to be durable so, before anybody may read it: what has been
@@ -376,21 +348,30 @@ impl Recovery<'_> {
                     .read_footer()
                     .is_none_or(|footer| footer.summary.bytes != one.summary.bytes)
             {
-                one.segment.write_sidecar(index, &one.summary)?;
-                self.found.rebuilt_sidecars += 1;
+                self.rebuild_sidecar(&one, index)?;
             }
+            let (summary, written_bytes) = (one.summary, one.summary.bytes);
             sealed.push_back(Sealed {
                 segment: one.segment,
-                summary: one.summary,
+                summary,
+                written_bytes,
                 is_written: true,
             });
         }
         self.remove_leftovers(&last.segment, &sealed)?;
+        let interval = self.settings.index_interval_bytes;
+        let index = last
+            .index
+            .unwrap_or_else(|| Index::beginning(interval, last.summary.end_edge()));
         let first_append = last.summary.first_timestamp;
         let active = Active {
-            index: last
-                .index
-                .unwrap_or_else(|| Index::new(self.settings.index_interval_bytes)),
+            // A bound, not exact: what is above the recovery point may be the youngest.
+            max_timestamp_unindexed: if index.is_whole() {
+                Timestamp::NONE
+            } else {
+                last.summary.max_timestamp
+            },
+            index,
             first_append: if first_append.is_none() {
                 self.now
             } else {
@@ -402,15 +383,23 @@ impl Recovery<'_> {
         };
         Ok(Opened {
             log_start: log_start.unwrap_or(first_base).min(active.summary.end),
-            checkpointed: self
-                .state
-                .as_ref()
-                .map_or(first_base, |state| state.recovery_point),
+            checkpointed: self.state.as_ref().map_or(first_base, State::recovery_point),
             sealed,
             active,
             epochs: std::mem::take(&mut self.epochs),
             producers: std::mem::take(&mut self.producers),
         })
+    }
+
+    fn rebuild_sidecar(&mut self, one: &Known, index: &Index) -> Result<(), Error> {
+        self.found.rebuilt_sidecars += 1;
+        if index.is_whole() {
+            return one.segment.write_sidecar(index, &one.summary);
+        }
+        let (whole, _) = one
+            .segment
+            .index_from_headers(one.summary.bytes, index.interval())?;
+        one.segment.write_sidecar(&whole, &one.summary)
     }
 
     /// Sidecars that have no sealed segment, and a checkpoint that was never finished.
@@ -435,19 +424,57 @@ impl Recovery<'_> {
 
     /// So that the next start does not check the same bytes again. All is synced by now.
     fn checkpoint(&self, opened: &mut Opened) -> Result<(), Error> {
-        if self.found.scanned_bytes == 0 && self.found.cut_bytes == 0 {
+        if self.found.scanned_bytes == 0 && self.found.cut_bytes == 0 && !self.is_checkpoint_due {
             return Ok(());
         }
-        let summary = &opened.active.summary;
         let state = State {
-            recovery_point: summary.end,
-            segment: summary.base,
-            position: summary.bytes,
+            active: opened.active.summary,
+            first_segment: opened
+                .sealed
+                .front()
+                .map_or(opened.active.segment.base, |first| first.segment.base),
             log_start: opened.log_start,
             epochs: opened.epochs.clone(),
             producers: opened.producers.clone(),
         };
-        opened.checkpointed = state.recovery_point;
+        opened.checkpointed = state.recovery_point();
         checkpoint::write(&**self.disk, self.dir, &state)
     }
+}
+
+/// Beyond the last good batch there may be a torn one, and nothing after it.
+fn check_end(segment: &Segment, summary: &Summary, file_bytes: u64, is_below: bool) -> Result<(), Error> {
+    let torn = summary.bytes..file_bytes;
+    if torn.is_empty() {
+        return Ok(());
+    }
+    if is_below {
+        return Err(Error::corrupt(
+            &segment.path,
+            torn.start,
+            "damaged batch below the recovery point",
+        ));
+    }
+    if holds_batch(&*segment.file()?, &segment.path, torn.clone(), summary.end)? {
+        return Err(Error::corrupt(
+            &segment.path,
+            torn.start,
+            "damaged batch with whole ones behind it",
+        ));
+    }
+    Ok(())
+}
+
+/// The log ends in `last`; a later segment may be left over only if nothing is lost with it.
+fn holds_nothing(later: &Segment, last: &Known) -> Result<(), Error> {
+    let bytes = later.file_bytes()?;
+    if holds_batch(&*later.file()?, &later.path, 0..bytes, last.summary.end)? {
+        let (path, position) = (&last.segment.path, last.summary.bytes);
+        return Err(Error::corrupt(
+            path,
+            position,
+            "a segment ends before the next one begins",
+        ));
+    }
+    Ok(())
 }

@@ -88,7 +88,8 @@ impl Segment {
         file.len().map_err(Error::io("measure", &self.path))
     }
 
-    /// The index of a sealed segment of `bytes` bytes, from its sidecar or, failing that, from its headers.
+    /// The index of the first `bytes` bytes, from the sidecar or, failing that, from the headers. Once some of a
+    /// segment's index is known it may also be that: sparser at the end, never wrong.
     pub(crate) fn index(&self, bytes: u64, interval: u32) -> Result<Arc<Index>, Error> {
         if let Some(index) = &self.look().index {
             return Ok(Arc::clone(index));
@@ -160,7 +161,7 @@ impl Segment {
         bytes: u64,
         interval: u32,
     ) -> Result<(Index, Summary), Error> {
-        let mut index = Index::new(interval);
+        let mut index = Index::new(interval, self.base);
         let mut summary = Summary::empty(self.base, Timestamp::NONE);
         let mut walk = Walk::new(self.file()?, &self.path, 0, bytes);
         while let Some((_, header)) = walk.next_header()? {
@@ -216,7 +217,8 @@ pub(crate) struct Walk<'a> {
 
 // Enough for the gap between two index entries at Kafka's default interval.
 const FIRST_WINDOW_BYTES: usize = 4096 + HEADER_BYTES;
-// A walk over many small batches reads in steps of this.
+// A walk over many batches reads in steps of this, through small ones and over larger ones alike: skipping less
+// would cost a disk more than reading on.
 const WINDOW_BYTES_MAX: usize = 256 * 1024;
 
 impl<'a> Walk<'a> {
@@ -273,8 +275,8 @@ impl<'a> Walk<'a> {
         if self.has_next_loaded() {
             return Ok(());
         }
-        // Small batches follow each other closely: read more at once. Large ones are skipped over.
-        let follows_closely = self.position <= self.buffer_at + self.buffer.len() as u64;
+        let follows_closely =
+            self.position <= self.buffer_at + (self.buffer.len() + WINDOW_BYTES_MAX / 2) as u64;
         if !self.buffer.is_empty() {
             self.window = if follows_closely {
                 (self.window * 4).min(WINDOW_BYTES_MAX)

@@ -235,12 +235,15 @@ impl Log {
         );
         let full = std::mem::replace(&mut self.active, next);
         let index = Arc::new(full.index);
-        full.segment.keep_index(Arc::clone(&index));
+        if index.is_whole() {
+            full.segment.keep_index(Arc::clone(&index));
+        }
         self.queue.seal(&full.segment, index, full.summary);
         self.queue.create(&self.active.segment);
         self.sealed.push_back(Sealed {
             segment: full.segment,
             summary: full.summary,
+            written_bytes: full.written_bytes,
             is_written: false,
         });
     }
@@ -249,8 +252,9 @@ impl Log {
 pub(crate) fn new_active(segment: Segment, settings: &crate::Settings, now: Timestamp) -> Active {
     Active {
         summary: Summary::empty(segment.base, now),
+        index: Index::new(settings.index_interval_bytes, segment.base),
+        max_timestamp_unindexed: Timestamp::NONE,
         segment: Arc::new(segment),
-        index: Index::new(settings.index_interval_bytes),
         first_append: now,
         written_bytes: 0,
     }

@@ -22,6 +22,8 @@ mod truncate;
 mod write;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use append::new_active;
@@ -82,6 +84,7 @@ pub struct Log {
 pub(crate) struct Sealed {
     pub segment: Arc<Segment>,
     pub summary: Summary,
+    pub written_bytes: u64,
     /// All its bytes and its sidecar are in files.
     pub is_written: bool,
 }
@@ -90,7 +93,11 @@ pub(crate) struct Sealed {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub segment: Arc<Segment>,
+    /// After a restart it knows nothing of what lies before the recovery point: so opening costs the same however
+    /// much there is. Readers and the seal then ask the segment, which goes over the headers once.
     pub index: Index,
+    /// Of what `index` does not know.
+    pub max_timestamp_unindexed: Timestamp,
     /// Of all bytes appended, written or not.
     pub summary: Summary,
     /// The broker's time of its first append.
@@ -254,13 +261,15 @@ impl Log {
 
     /// About how many local bytes hold `offset` and what comes after it.
     pub fn bytes_since(&self, offset: Offset) -> u64 {
-        if offset >= self.active.segment.base {
-            let edge = self.active.index.at_or_before(self.active.segment.base, offset);
-            return if offset >= self.log_end() {
-                0
-            } else {
-                self.active.summary.bytes - edge.position
-            };
+        if offset >= self.log_end() {
+            return 0;
+        }
+        let active = &self.active;
+        if offset >= active.index.begins().offset {
+            return active.summary.bytes - active.index.at_or_before(active.segment.base, offset).position;
+        }
+        if offset >= active.segment.base {
+            return active.summary.bytes - share_before(&active.summary, offset);
         }
         let at = self.sealed_at(offset);
         let whole: u64 = self.sealed.range(at..).map(|sealed| sealed.summary.bytes).sum();
@@ -296,12 +305,13 @@ impl Log {
             Some(captured) => captured,
             None => self.state_now(),
         };
-        if state.recovery_point > durable_end {
+        if state.recovery_point() > durable_end {
             self.captured = Some(state);
             return None;
         }
         let state = State {
             log_start: self.log_start,
+            first_segment: self.first_base(),
             ..state
         };
         let (disk, dir) = (Arc::clone(&self.disk), self.dir.clone());
@@ -320,9 +330,8 @@ impl Log {
 
     fn state_now(&self) -> State {
         State {
-            recovery_point: self.log_end(),
-            segment: self.active.segment.base,
-            position: self.active.summary.bytes,
+            active: self.active.summary,
+            first_segment: self.first_base(),
             log_start: self.log_start,
             epochs: self.epochs.clone(),
             producers: self.producers.clone(),
@@ -341,6 +350,10 @@ impl Log {
     }
 
     fn note_turn_end(&mut self) {
+        // The turn may have ended in a segment that has been sealed since.
+        if self.written_end < self.active.segment.base {
+            return;
+        }
         if self.turn_ends.len() == TURN_ENDS {
             self.turn_ends.pop_front();
         }

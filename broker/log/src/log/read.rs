@@ -49,8 +49,12 @@ struct Ask {
 enum Place {
     /// Looked up in the active segment's index, or known from a recent turn.
     Found { span: Span, written_bytes: u64 },
-    /// In a sealed segment, whose index may have to be loaded.
-    Sealed { end: Edge, interval: u32 },
+    /// Somewhere before `end`: in a sealed segment, or before a restart; the index may have to be loaded.
+    Before {
+        end: Edge,
+        written_bytes: u64,
+        interval: u32,
+    },
 }
 
 /// `start` is at or before the asked offset; `end` is where to stop, and not past `start` if that must be found
@@ -118,6 +122,20 @@ impl Log {
             at_least_one,
         };
         let active_base = self.active.segment.base;
+        let interval = self.settings.index_interval_bytes;
+        let known_from = self.active.index.begins();
+        if from >= active_base && from < known_from.offset {
+            let place = Place::Before {
+                end: known_from,
+                written_bytes: known_from.position,
+                interval,
+            };
+            return Ok(Some(ReadPlan {
+                segment: Arc::clone(&self.active.segment),
+                ask,
+                place,
+            }));
+        }
         if from >= active_base {
             let stop = self.turn_end_at(upto);
             let start = self.turn_end_at(from);
@@ -135,13 +153,11 @@ impl Log {
         let Some(sealed) = self.sealed.get(self.sealed_at(from)) else {
             return Ok(None);
         };
-        let end = Edge {
-            offset: sealed.summary.end,
-            position: sealed.summary.bytes,
-        };
-        let place = Place::Sealed {
+        let end = sealed.summary.end_edge();
+        let place = Place::Before {
             end,
-            interval: self.settings.index_interval_bytes,
+            written_bytes: sealed.written_bytes,
+            interval,
         };
         Ok(Some(ReadPlan {
             segment: Arc::clone(&sealed.segment),
@@ -181,10 +197,17 @@ impl ReadPlan {
         let file = self.segment.file()?;
         let (span, bytes) = match self.place {
             Place::Found { span, written_bytes } => (span, written_bytes),
-            Place::Sealed { end, interval } => {
-                let index = self.segment.index(end.position, interval)?;
+            Place::Before {
+                end,
+                written_bytes,
+                interval,
+            } => {
+                let index = self.segment.index(written_bytes, interval)?;
                 let stop = (self.ask.upto >= end.offset).then_some(end);
-                (self.ask.span(&index, self.segment.base, None, stop), end.position)
+                (
+                    self.ask.span(&index, self.segment.base, None, stop),
+                    written_bytes,
+                )
             }
         };
         let is_exact = span.start.offset == self.ask.from && span.end.position > span.start.position;

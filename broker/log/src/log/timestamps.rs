@@ -32,7 +32,7 @@ pub struct TimestampPlan {
 struct Candidate {
     segment: Arc<Segment>,
     bytes: u64,
-    /// Where to begin; to be looked up in the index of a sealed segment.
+    /// Where to begin, if it is not to be looked up in the segment's own index.
     start: Option<Edge>,
     interval: u32,
 }
@@ -49,11 +49,19 @@ impl Log {
         let mut candidates: Vec<_> = sealed
             .map(|sealed| Candidate {
                 segment: Arc::clone(&sealed.segment),
-                bytes: sealed.summary.bytes,
+                bytes: sealed.written_bytes,
                 start: None,
                 interval,
             })
             .collect();
+        if may_hold(&self.active.summary) && self.active.max_timestamp_unindexed >= timestamp {
+            candidates.push(Candidate {
+                segment: Arc::clone(&self.active.segment),
+                bytes: self.active.index.begins().position,
+                start: None,
+                interval,
+            });
+        }
         if may_hold(&self.active.summary) {
             let start = self
                 .active

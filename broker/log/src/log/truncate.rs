@@ -99,6 +99,7 @@ impl Log {
         self.active = Active {
             segment: truncated.last,
             index,
+            max_timestamp_unindexed: Timestamp::NONE,
             summary,
             first_append,
             written_bytes,
@@ -130,7 +131,7 @@ impl Truncation {
         let (index, summary) = match self.last_bytes {
             Some(bytes) => self.last.index_upto(self.to, bytes, self.interval)?,
             None => (
-                Index::new(self.interval),
+                Index::new(self.interval, self.to),
                 Summary::empty(self.to, Timestamp::NONE),
             ),
         };
@@ -164,9 +165,8 @@ impl Truncation {
 
     fn state_at(&self, summary: &Summary) -> State {
         let mut state = self.state.clone();
-        state.recovery_point = summary.end;
-        state.segment = summary.base;
-        state.position = summary.bytes;
+        state.active = *summary;
+        state.first_segment = state.first_segment.min(summary.base);
         state.log_start = state.log_start.min(summary.end);
         state.epochs.truncate_from(summary.end);
         state.producers.truncate_from(summary.end);

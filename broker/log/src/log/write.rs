@@ -2,7 +2,7 @@
 //! small batches have been copied into one buffer, large ones are written from where they were received.
 
 use super::Log;
-use crate::batch::{Batch, Stamp};
+use crate::batch::{Batch, HEADER_BYTES, Stamp};
 use crate::error::Error;
 use crate::index::{Index, Summary};
 use crate::offsets::Offset;
@@ -49,13 +49,11 @@ enum Part {
 impl WriteQueue {
     pub(super) fn push(&mut self, segment: &Arc<Segment>, position: u64, batch: &Batch, stamp: Stamp) {
         let write = self.write_to(segment, position);
-        let header = batch.stamped(stamp);
-        let body = batch.body();
-        write.copy(&header);
+        write.copy(&batch.stamped(stamp));
         if batch.bytes().len() < COPY_BELOW_BYTES {
-            write.copy(&body);
+            write.copy(&batch.bytes()[HEADER_BYTES..]);
         } else {
-            write.parts.push(Part::Shared(body));
+            write.parts.push(Part::Shared(batch.body()));
         }
         let bytes = batch.bytes().len() as u64;
         write.bytes += bytes;
@@ -120,12 +118,27 @@ impl SegmentWrite {
             written.map_err(Error::io("write", &self.segment.path))?;
         }
         if let Some((index, summary)) = &self.seals {
-            self.segment.write_sidecar(index, summary)?;
+            self.write_sidecar(index, summary)?;
             if sync_on_seal {
                 file.sync_data().map_err(Error::io("sync", &self.segment.path))?;
             }
         }
         Ok(())
+    }
+}
+
+impl SegmentWrite {
+    /// Goes over the headers of what was there before a restart, if nobody has had to yet.
+    fn write_sidecar(&self, index: &Arc<Index>, summary: &Summary) -> Result<(), Error> {
+        if index.is_whole() {
+            return self.segment.write_sidecar(index, summary);
+        }
+        let (before, _) = self
+            .segment
+            .index_from_headers(index.begins().position, index.interval())?;
+        let whole = Arc::new(index.behind(before));
+        self.segment.keep_index(Arc::clone(&whole));
+        self.segment.write_sidecar(&whole, summary)
     }
 }
 
@@ -226,14 +239,14 @@ impl Log {
         self.unsynced.add(&write.segment, write.bytes, write.creates);
         if write.segment.base == self.active.segment.base {
             self.active.written_bytes = write.position + write.bytes;
-        } else if write.seals.is_some()
-            && let Some(sealed) = self
-                .sealed
-                .iter_mut()
-                .rev()
-                .find(|s| s.summary.base == write.segment.base)
+        } else if let Some(sealed) = self
+            .sealed
+            .iter_mut()
+            .rev()
+            .find(|s| s.summary.base == write.segment.base)
         {
-            sealed.is_written = true;
+            sealed.written_bytes = write.position + write.bytes;
+            sealed.is_written = write.seals.is_some();
         }
         if write.copied.capacity() <= SPARE_BYTES_MAX {
             write.copied.clear();

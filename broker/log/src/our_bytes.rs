@@ -1,4 +1,4 @@
-//! Reading our own little-endian files: every number may be missing.
+//! The numbers in our own little-endian files: when read, every one may be missing.
 
 #[derive(Debug)]
 pub(crate) struct BytesIn<'a> {
@@ -30,10 +30,6 @@ impl<'a> BytesIn<'a> {
         Some(*taken)
     }
 
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
     pub(crate) fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_le_bytes)
     }
@@ -53,4 +49,9 @@ impl<'a> BytesIn<'a> {
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
+}
+
+/// A count as our files hold it. They count things in memory, far below 2³².
+pub(crate) fn count_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
