@@ -152,6 +152,26 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        // The CRC is the sender's own, so it proves nothing about what is inside.
+        #[test]
+        fn nonsense_inside_a_batch_is_an_error_never_a_panic(
+            body: Vec<u8>,
+            codec in 0i16..5,
+            record_count in 0i32..10,
+        ) {
+            let mut bytes = Builder::new(Timestamp::new(0)).push(Timestamp::new(0), None, None, &[]).build().to_vec();
+            let header = crate::batch::Header::parse(&bytes).unwrap();
+            bytes.truncate(crate::batch::HEADER_BYTES);
+            bytes.extend_from_slice(&body);
+            let header = crate::batch::Header { attributes: codec, record_count, ..header };
+            crate::batch::seal_header(&mut bytes, &header);
+            if let Ok(opened) = records(&Batch::check(bytes.into()).unwrap(), MAX) {
+                assert!(opened.count() <= 10);
+            }
+        }
+    }
+
     #[test]
     fn a_batch_that_promises_more_records_than_it_holds_is_corrupt() {
         let mut bytes = Builder::new(Timestamp::new(0))

@@ -21,6 +21,7 @@ use crate::scan::{Checked, Scan, holds_batch};
 use crate::segment::{INDEX_SUFFIX, LOG_SUFFIX, Segment, base_in, index_name};
 use crate::settings::Settings;
 use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -276,7 +277,9 @@ impl Recovery<'_> {
         let below = if is_before_a_roll {
             // From now on this segment grows past the recovery point: the checkpoint must know it.
             self.is_checkpoint_due = true;
-            segment.index_from_headers(file_bytes, self.settings.index_interval_bytes)?.1
+            segment
+                .index_from_headers(file_bytes, self.settings.index_interval_bytes)?
+                .1
         } else {
             summary
         };
@@ -394,12 +397,12 @@ impl Recovery<'_> {
     fn rebuild_sidecar(&mut self, one: &Known, index: &Index) -> Result<(), Error> {
         self.found.rebuilt_sidecars += 1;
         if index.is_whole() {
-            return one.segment.write_sidecar(index, &one.summary);
+            return unless_full(one.segment.write_sidecar(index, &one.summary));
         }
         let (whole, _) = one
             .segment
             .index_from_headers(one.summary.bytes, index.interval())?;
-        one.segment.write_sidecar(&whole, &one.summary)
+        unless_full(one.segment.write_sidecar(&whole, &one.summary))
     }
 
     /// Sidecars that have no sealed segment, and a checkpoint that was never finished.
@@ -437,8 +440,23 @@ impl Recovery<'_> {
             epochs: opened.epochs.clone(),
             producers: opened.producers.clone(),
         };
-        opened.checkpointed = state.recovery_point();
-        checkpoint::write(&**self.disk, self.dir, &state)
+        let written = checkpoint::write(&**self.disk, self.dir, &state);
+        if written.is_ok() {
+            opened.checkpointed = state.recovery_point();
+        }
+        if self.is_checkpoint_due {
+            written
+        } else {
+            unless_full(written)
+        }
+    }
+}
+
+/// A log on a full disk must still open, if only to be read and trimmed: what can be made again may be missing.
+fn unless_full(written: Result<(), Error>) -> Result<(), Error> {
+    match written {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => Ok(()),
+        other => other,
     }
 }
 

@@ -169,6 +169,10 @@ impl Log {
             checkpointed: Arc::new(AtomicI64::new(opened.checkpointed.value())),
             is_dead: false,
         };
+        // Whoever made an empty segment may have died before its name was synced.
+        if log.active.summary.bytes == 0 {
+            log.unsynced.note_new_name();
+        }
         log.note_turn_end();
         log
     }

@@ -26,6 +26,11 @@ impl Unsynced {
         self.has_new_names |= is_new;
     }
 
+    /// A file was made, and its name may not be on stable storage.
+    pub(super) const fn note_new_name(&mut self) {
+        self.has_new_names = true;
+    }
+
     pub(super) fn forget(&mut self, before: Offset) {
         self.segments.retain(|segment| segment.base >= before);
     }

@@ -756,3 +756,67 @@ fn the_real_disk_keeps_a_log_too() {
     log.drop_segments_before(all).run().unwrap();
     assert_eq!(log.local_start(), all);
 }
+
+#[test]
+fn readers_without_the_lock_see_whole_batches_while_the_log_grows_rolls_and_drops() {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let home = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        segment_bytes: 50_000,
+        sync_on_seal: false,
+        ..Settings::default()
+    };
+    let (log, _) = Log::open(Arc::new(FsDisk), home.path().join("orders-0"), settings, NOW).unwrap();
+    let (log, is_done) = (Mutex::new(log), AtomicBool::new(false));
+    let follow = || {
+        let (mut from, mut seen) = (Offset::ZERO, 0);
+        while !is_done.load(Ordering::Acquire) || from < log.lock().unwrap().written_end() {
+            let plan = log.lock().unwrap().plan_read(from, ALL, 20_000, true);
+            let slice = match plan {
+                Ok(Some(plan)) => plan.run().unwrap(),
+                Ok(None) => continue,
+                Err(ReadError::NotLocal { local_start, .. }) => {
+                    from = local_start;
+                    continue;
+                }
+                Err(other) => panic!("{other}"),
+            };
+            for bytes in split(&slice.read().unwrap()) {
+                let batch = Batch::check(bytes.unwrap()).unwrap();
+                assert!(batch.header().next_offset() > from);
+                from = batch.header().next_offset();
+                seen += 1;
+            }
+        }
+        seen
+    };
+    std::thread::scope(|threads| {
+        let readers = [threads.spawn(follow), threads.spawn(follow)];
+        for n in 0..3000 {
+            log.lock()
+                .unwrap()
+                .append(&sized("r", 1 + n % 3, n % 400 * 20), EPOCH, NOW)
+                .unwrap();
+            let turn = log.lock().unwrap().take_writes().unwrap();
+            let written = turn.run();
+            log.lock().unwrap().wrote(written).unwrap();
+            if n % 200 == 199 {
+                let turn = log.lock().unwrap().take_syncs().unwrap();
+                let synced = turn.run();
+                log.lock().unwrap().synced(synced).unwrap();
+                let checkpoint = log.lock().unwrap().checkpoint().unwrap();
+                checkpoint.write().unwrap();
+                let upto = Offset::new(log.lock().unwrap().log_end().value() / 2);
+                let dropped = log.lock().unwrap().drop_segments_before(upto);
+                dropped.run().unwrap();
+                log.lock().unwrap().close_idle_files();
+            }
+        }
+        is_done.store(true, Ordering::Release);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+}
