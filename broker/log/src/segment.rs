@@ -102,6 +102,10 @@ impl Segment {
         Ok(Arc::clone(self.look().index.get_or_insert(index)))
     }
 
+    pub(crate) fn has_index(&self) -> bool {
+        self.look().index.is_some()
+    }
+
     pub(crate) fn keep_index(&self, index: Arc<Index>) {
         self.look().index = Some(index);
     }

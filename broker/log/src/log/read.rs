@@ -191,6 +191,15 @@ impl Ask {
 }
 
 impl ReadPlan {
+    /// The index is not in memory: [`ReadPlan::run`] loads it, or after a restart goes over the headers of up to a
+    /// whole segment (some 0.3 s a GiB from the page cache). Not for a thread that serves others.
+    pub fn may_be_slow(&self) -> bool {
+        match self.place {
+            Place::Found { .. } => false,
+            Place::Before { .. } => !self.segment.has_index(),
+        }
+    }
+
     /// Finds the exact bytes. Blocks; reads a few KiB of headers only if the offset or the end is between index
     /// entries, and opens the file or loads the index of a sealed segment that was not in use.
     pub fn run(self) -> Result<Slice, Error> {
