@@ -12,6 +12,7 @@
 //! It leaves storing, sending and waiting to `varve-server`.
 
 pub mod controller;
+pub mod groups;
 pub mod ids;
 pub mod replica;
 pub mod topic_config;

@@ -137,7 +137,7 @@ fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Found>, IdentityError> {
     let length = usize::try_from(length).ok().filter(|_| length <= FILE_BYTES_MAX);
     let mut bytes = vec![0; length.ok_or_else(|| malformed("it is too large"))?];
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
-    let text = String::from_utf8(bytes).map_err(|_| malformed("it is not text"))?;
+    let text = String::from_utf8(bytes).map_err(|_cause| malformed("it is not text"))?;
     let value = |key: &str| {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let mut pairs = lines.filter_map(|line| line.split_once('='));

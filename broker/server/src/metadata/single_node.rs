@@ -94,8 +94,10 @@ impl MetadataQuorum for SingleNode {
         self.proposals
             .send(Proposal { command, answer })
             .await
-            .map_err(|_| ProposeError::NotApplied(stopped()))?;
-        answered.await.map_err(|_| ProposeError::Unknown(stopped()))?
+            .map_err(|_cause| ProposeError::NotApplied(stopped()))?;
+        answered
+            .await
+            .map_err(|_cause| ProposeError::Unknown(stopped()))?
     }
 
     fn view(&self) -> Arc<State> {
