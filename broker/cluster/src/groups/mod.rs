@@ -18,8 +18,8 @@ mod subscription;
 mod tests;
 
 pub use classic::{
-    Caller, Effect, Group, GroupState, Join, JoinAnswer, JoinRefused, Leaver, Settings, StoreId, Sync,
-    SyncAnswer, Ticket,
+    Caller, Effect, Group, GroupState, Join, JoinAnswer, JoinRefused, JoinedMember, Leaver, Settings,
+    StoreId, Sync, SyncAnswer, Ticket,
 };
 pub use member::{Member, MemberDescription, Protocol};
 pub use offsets::{Committed, Offsets};

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::GroupError;
-use super::classic::{Effect, Group, GroupState, Settings};
+use super::classic::{Effect, Group, Settings};
 use super::offsets::{Committed, Offsets};
 use super::records::{GroupValue, Key, Malformed, OffsetValue, TooLong};
 
@@ -158,6 +158,17 @@ impl Shard {
         self.groups.get(id)
     }
 
+    /// The group as others may see it. One that was only ever looked at is none.
+    #[must_use]
+    pub fn visible(&self, id: &str) -> Option<&Group> {
+        self.groups.get(id).filter(|group| !self.is_trace(group))
+    }
+
+    /// All groups that others may see.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values().filter(|group| !self.is_trace(group))
+    }
+
     pub fn group_mut(&mut self, id: &str) -> Option<&mut Group> {
         self.groups.get_mut(id)
     }
@@ -167,10 +178,6 @@ impl Shard {
         self.groups
             .entry(id.to_owned())
             .or_insert_with(|| Group::new(id, settings, now))
-    }
-
-    pub fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.groups.values()
     }
 
     /// What a group has committed.
@@ -216,7 +223,7 @@ impl Shard {
     pub fn delete_group(&mut self, id: &str) -> Result<Vec<Key>, GroupError> {
         let group = self.groups.get_mut(id).ok_or(GroupError::UnknownMember)?;
         group.delete()?;
-        let had_record = group.protocol_type().is_some();
+        let had_record = group.recorded().is_some();
         self.groups.remove(id);
         let mut keys = self.offset_keys(id);
         self.offsets.remove(id);
@@ -251,7 +258,7 @@ impl Shard {
                     .iter()
                     .map(|(topic, partition)| offset_key(id, topic, *partition)),
             );
-            if nothing_left && group.is_idle() && group.protocol_type().is_some() {
+            if nothing_left && group.is_idle() && group.recorded().is_some() {
                 keys.push(Key::Group { group: id.clone() });
             }
         }
@@ -276,25 +283,28 @@ impl Shard {
         }
     }
 
-    /// Groups that were only ever looked at: no members, no record, nothing committed.
+    /// Forgets groups that were only ever looked at.
     pub fn drop_traces(&mut self) {
         let offsets = &self.offsets;
-        self.groups.retain(|id, group| {
-            !group.is_idle() || group.protocol_type().is_some() || offsets.contains_key(id)
-        });
+        self.groups
+            .retain(|id, group| !group.is_idle() || group.recorded().is_some() || offsets.contains_key(id));
     }
 
-    /// All that must be in the log for the shard to load as it is. `None` while a group is between two
-    /// states that are stored: try again later.
-    #[must_use]
-    pub fn live_records(&self) -> Option<Result<Vec<Change>, TooLong>> {
-        let mut changes: Vec<Result<Change, TooLong>> = Vec::new();
-        for (id, group) in &self.groups {
-            match group.state() {
-                GroupState::Empty if group.protocol_type().is_none() => {}
-                _ => changes.push(Change::group(id, &group.snapshot()?)),
-            }
-        }
+    /// No members, no record, nothing committed.
+    fn is_trace(&self, group: &Group) -> bool {
+        group.is_idle() && group.recorded().is_none() && !self.offsets.contains_key(group.id())
+    }
+
+    /// All that must be in the log for the shard to load as it would from the log it has.
+    ///
+    /// # Errors
+    /// Never for what came out of a log.
+    pub fn live_records(&self) -> Result<Vec<Change>, TooLong> {
+        let recorded = self
+            .groups
+            .iter()
+            .filter_map(|(id, group)| Some((id, group.recorded()?)));
+        let groups = recorded.map(|(id, value)| Change::group(id, value));
         let offsets = self.committed().map(|(group, topic, partition, committed)| {
             Change::offset(group, topic, partition, &committed.to_record())
         });
@@ -304,7 +314,7 @@ impl Shard {
                 value: Some(value.clone()),
             })
         });
-        Some(changes.into_iter().chain(offsets).chain(others).collect())
+        groups.chain(offsets).chain(others).collect()
     }
 
     #[must_use]
@@ -326,7 +336,7 @@ impl Shard {
     }
 
     /// This broker coordinates these groups no longer.
-    pub fn resign(mut self, error: GroupError) -> Vec<Effect> {
+    pub fn resign(&mut self, error: GroupError) -> Vec<Effect> {
         let mut effects = Vec::new();
         for group in self.groups.values_mut() {
             group.resign(error, &mut effects);

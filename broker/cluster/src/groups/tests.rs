@@ -798,9 +798,9 @@ fn a_shard_is_a_fold_over_its_records_and_can_be_written_anew() {
     assert_eq!(shard.group("g").unwrap().state(), GroupState::Stable);
     assert_eq!(shard.group("alone").unwrap().state(), GroupState::Empty);
 
-    let anew = shard.live_records().unwrap().unwrap();
+    let anew = shard.live_records().unwrap();
     assert_eq!(anew.len(), 4);
-    assert_eq!(load(&anew).live_records().unwrap().unwrap(), anew);
+    assert_eq!(load(&anew).live_records().unwrap(), anew);
 }
 
 #[test]

@@ -7,25 +7,37 @@ mod config_changes;
 mod config_entries;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
 mod fetch;
+mod find_coordinator;
+mod groups;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
 mod list_config_resources;
+mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
 mod metadata;
 mod new_topic;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
 mod refusal;
+mod sync_group;
 #[cfg(test)]
 mod test_cluster;
 mod topics;
@@ -138,8 +150,17 @@ impl Request {
             Api::DescribeLogDirs => answer!(describe_log_dirs),
             Api::OffsetForLeaderEpoch => answer!(offset_for_leader_epoch),
             Api::InitProducerId => answer!(init_producer_id),
-            // The other APIs go here, one line each.
-            other => Err(Closed::Malformed(format!("not served yet: {other:?}"))),
+            Api::DeleteGroups => answer!(delete_groups),
+            Api::DescribeGroups => answer!(describe_groups),
+            Api::FindCoordinator => answer!(find_coordinator),
+            Api::Heartbeat => answer!(heartbeat),
+            Api::JoinGroup => answer!(join_group),
+            Api::LeaveGroup => answer!(leave_group),
+            Api::ListGroups => answer!(list_groups),
+            Api::OffsetCommit => answer!(offset_commit),
+            Api::OffsetDelete => answer!(offset_delete),
+            Api::OffsetFetch => answer!(offset_fetch),
+            Api::SyncGroup => answer!(sync_group),
         }
     }
 

@@ -1,11 +1,15 @@
-//! temporary
-use crate::{broker::Broker, config::Config};
-use std::sync::Arc;
-pub struct Groups;
-pub struct Committed { pub group: String, pub topic: String, pub partition: i32, pub offset: varve_log::Offset }
-impl Groups {
-    pub fn new(_: &Config) -> Self { Self }
-    pub fn start(&self, _: &Arc<Broker>, _: tokio::sync::watch::Receiver<bool>) {}
-    pub fn loaded(&self) -> bool { true }
-    pub fn committed(&self) -> Vec<Committed> { vec![] }
-}
+//! Consumer groups, carried out: `varve_cluster::groups` decides, this folder appends, waits and answers.
+//!
+//! - [`groups`]: which partition of `__consumer_offsets` keeps a group, and whether it is loaded here.
+//! - [`coordinator`]: one such partition, loaded: every change is in its log before it is answered.
+//! - [`loading`]: reading a partition back.
+//! - [`upkeep`]: timers, expiry, and keeping the log of the internal topic short.
+
+mod coordinator;
+mod groups;
+mod loading;
+mod topic;
+mod upkeep;
+
+pub(crate) use coordinator::{Commit, Durable, code};
+pub(crate) use groups::Groups;

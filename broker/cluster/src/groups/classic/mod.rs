@@ -180,6 +180,8 @@ pub struct Group {
     sync_deadline: Option<i64>,
     storing: BTreeMap<StoreId, Storing>,
     next_store: u64,
+    /// What the log says of the group: the last that was given to it.
+    recorded: Option<GroupValue>,
 }
 
 /// Members are joining.
@@ -238,6 +240,7 @@ impl Group {
             sync_deadline: None,
             storing: BTreeMap::new(),
             next_store: 0,
+            recorded: None,
         }
     }
 
@@ -245,6 +248,7 @@ impl Group {
     #[must_use]
     pub fn restore(id: impl Into<String>, value: GroupValue, settings: Settings, now: i64) -> Self {
         let mut group = Self::new(id, settings, now);
+        group.recorded = Some(value.clone());
         group.generation = value.generation;
         group.protocol_type = Some(value.protocol_type).filter(|kind| !kind.is_empty());
         if value.state_timestamp >= 0 {
@@ -483,22 +487,10 @@ impl Group {
         }
     }
 
-    /// The group as it stands, for rewriting its record. `None` while it is between two states that are stored.
+    /// The group's record in the log, if it has one.
     #[must_use]
-    pub fn snapshot(&self) -> Option<GroupValue> {
-        let assignments = self
-            .members
-            .values()
-            .map(|member| (member.id.clone(), member.assignment.clone()))
-            .collect();
-        match self.state {
-            // A group that never had members has no record.
-            GroupState::Empty if self.protocol_type.is_none() => None,
-            GroupState::Empty | GroupState::Stable if self.storing.is_empty() => {
-                Some(self.value(&assignments, self.state_since))
-            }
-            _ => None,
-        }
+    pub fn recorded(&self) -> Option<&GroupValue> {
+        self.recorded.as_ref()
     }
 
     fn check_generation(&self, generation: i32) -> Result<(), GroupError> {

@@ -361,6 +361,7 @@ impl Group {
         let id = StoreId(self.next_store);
         self.next_store += 1;
         self.storing.insert(id, storing);
+        self.recorded = Some(value.clone());
         effects.push(Effect::Store { id, value });
     }
 
