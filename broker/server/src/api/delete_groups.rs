@@ -19,7 +19,6 @@ pub(super) async fn handle(
         results.push(DeletableGroupResult {
             group_id,
             error_code,
-            ..Default::default()
         });
     }
     DeleteGroupsResponse {

@@ -83,6 +83,5 @@ fn member(member: MemberDescription) -> DescribedGroupMember {
         client_host: text(&member.client_host),
         member_metadata: member.metadata,
         member_assignment: member.assignment,
-        ..Default::default()
     }
 }

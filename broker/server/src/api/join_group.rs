@@ -86,7 +86,6 @@ fn joined(answer: JoinAnswer) -> JoinGroupResponse {
         member_id: text(&member.id),
         group_instance_id: member.instance_id.as_deref().map(text),
         metadata: member.metadata,
-        ..Default::default()
     };
     JoinGroupResponse {
         generation_id: answer.generation,

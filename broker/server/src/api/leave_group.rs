@@ -39,7 +39,6 @@ pub(super) async fn handle(
                 member_id: member.member_id,
                 group_instance_id: member.group_instance_id,
                 error_code: code_of(outcome),
-                ..Default::default()
             };
             LeaveGroupResponse {
                 members: members.into_iter().zip(outcomes).map(member).collect(),

@@ -53,6 +53,5 @@ fn listed(group: &Group) -> ListedGroup {
         protocol_type: text(group.protocol_type().unwrap_or_default()),
         group_state: text(group.state().name()),
         group_type: text(CLASSIC),
-        ..Default::default()
     }
 }

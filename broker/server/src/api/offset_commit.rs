@@ -121,7 +121,6 @@ fn answer(
         OffsetCommitResponsePartition {
             partition_index: asked.partition_index,
             error_code: code_of(outcome.and(appended)),
-            ..Default::default()
         }
     };
     let partitions = topic.partitions.iter().zip(outcomes).map(partition).collect();
@@ -129,6 +128,5 @@ fn answer(
         name: topic.name,
         topic_id: topic.topic_id,
         partitions,
-        ..Default::default()
     }
 }

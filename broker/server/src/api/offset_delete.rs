@@ -26,13 +26,11 @@ pub(super) async fn handle(
                 let partitions = partitions.map(|(asked, outcome)| OffsetDeleteResponsePartition {
                     partition_index: asked.partition_index,
                     error_code: code_of(outcome),
-                    ..Default::default()
                 });
                 let partitions = partitions.collect();
                 topics.push(OffsetDeleteResponseTopic {
                     name: topic.name,
                     partitions,
-                    ..Default::default()
                 });
             }
             OffsetDeleteResponse {

@@ -91,7 +91,6 @@ fn fetch(broker: &Arc<Broker>, version: i16, asked: OffsetFetchRequestGroup) -> 
                 group_id: asked.group_id,
                 topics,
                 error_code: code.code(),
-                ..Default::default()
             }
         }
     }
@@ -123,7 +122,6 @@ fn some(
         name: asked.name,
         topic_id: asked.topic_id,
         partitions,
-        ..Default::default()
     }
 }
 
@@ -147,7 +145,6 @@ fn all(broker: &Broker, offsets: Option<&Offsets>, version: i16) -> Vec<OffsetFe
             name: text(name),
             topic_id,
             partitions,
-            ..Default::default()
         })
     };
     topics.into_iter().filter_map(topic).collect()
@@ -176,7 +173,6 @@ fn failed(asked: OffsetFetchRequestTopics, code: ErrorCode) -> OffsetFetchRespon
         name: asked.name,
         topic_id: asked.topic_id,
         partitions,
-        ..Default::default()
     }
 }
 
@@ -188,12 +184,10 @@ fn single(group: OffsetFetchResponseGroup) -> OffsetFetchResponse {
         committed_leader_epoch: partition.committed_leader_epoch,
         metadata: partition.metadata,
         error_code: partition.error_code,
-        ..Default::default()
     };
     let topic = |topic: OffsetFetchResponseTopics| OffsetFetchResponseTopic {
         name: topic.name,
         partitions: topic.partitions.into_iter().map(partition).collect(),
-        ..Default::default()
     };
     OffsetFetchResponse {
         topics: group.topics.into_iter().map(topic).collect(),

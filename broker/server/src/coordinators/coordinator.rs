@@ -78,7 +78,7 @@ impl Coordinator {
         Arc::new_cyclic(|this| Self {
             partition,
             inner: Mutex::new(inner),
-            this: this.clone(),
+            this: Weak::clone(this),
         })
     }
 
@@ -389,7 +389,7 @@ impl Turn<'_> {
     /// Tells the group when what it stored is durable.
     fn report(&self, group: &str, store: StoreId, settled: Settled) {
         let (this, broker, group) = (
-            self.coordinator.this.clone(),
+            Weak::clone(&self.coordinator.this),
             Arc::clone(self.broker),
             group.to_owned(),
         );

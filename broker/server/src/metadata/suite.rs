@@ -189,33 +189,23 @@ fn no_crash_loses_what_was_answered() {
                 }
             }
             disk.fail_write(u32::try_from(chance(20)).unwrap());
-            block_on(async {
-                let _ = single.propose(register(1)).await;
-                let Some(epoch) = single
-                    .view()
-                    .brokers
-                    .get(&BrokerId::new(1))
-                    .map(|broker| broker.epoch)
-                else {
-                    return;
-                };
-                let _ = single
-                    .propose(Command::UnfenceBroker {
-                        broker: BrokerId::new(1),
-                        epoch,
-                    })
-                    .await;
-                for n in 0..chance(15) {
-                    if single.propose(create(&format!("t-{life}-{n}"))).await.is_err() {
-                        break;
-                    }
-                }
-            });
+            block_on(live(&single, life, chance(15)));
             acknowledged = Some(single.view());
             let crash = [Crash::Unsynced, Crash::Tail, Crash::Scattered][chance(3)];
             disk.crash(crash, &mut chance);
             single.close();
         }
+    }
+}
+
+/// A broker's life on a disk that may fail at any moment.
+async fn live(single: &SingleNode, life: i32, topics: usize) {
+    let _ = single.propose(register(1)).await;
+    let broker = BrokerId::new(1);
+    let Some(epoch) = single.view().brokers.get(&broker).map(|broker| broker.epoch) else { return };
+    let _ = single.propose(Command::UnfenceBroker { broker, epoch }).await;
+    for n in 0..topics {
+        let _ = single.propose(create(&format!("t-{life}-{n}"))).await;
     }
 }
 
