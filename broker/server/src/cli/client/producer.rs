@@ -221,7 +221,7 @@ impl<'c> Producer<'c> {
         };
         let leader = self.leader_of(sent.partition)?;
         match self.transmit(leader, &sent) {
-            Err(error @ Error::Lost { .. }) => self.recover(None, Some(sent), error)?,
+            Err(error) if may_repeat(&error) => self.recover(None, Some(sent), error)?,
             outcome => outcome?,
         }
         self.settle(leader, IN_FLIGHT_MAX - 1)
