@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Cluster;
 use super::client::{At, Client, Group};
 use super::consume::place;
-use super::output::{self, Table};
+use super::output::{self, Table, cell};
 use super::when::Place;
 
 #[derive(Debug, Subcommand)]
@@ -194,7 +194,6 @@ fn group_json(group: &Group, lags: &[Lag]) -> serde_json::Value {
 }
 
 fn group_text(group: &Group, lags: &[Lag]) -> String {
-    let cell = |number: Option<i64>| number.map_or("-".to_owned(), |number| number.to_string());
     let mut table = Table::new(["topic", "partition", "committed", "log end", "lag", "member"]);
     for lag in lags {
         table.row([
@@ -203,7 +202,7 @@ fn group_text(group: &Group, lags: &[Lag]) -> String {
             cell(lag.committed),
             cell(lag.end),
             cell(lag.records()),
-            lag.member.clone().unwrap_or_else(|| "-".to_owned()),
+            cell(lag.member.as_ref()),
         ]);
     }
     let assignor = if group.assignor.is_empty() {
@@ -251,7 +250,7 @@ fn reset(arguments: &Reset) -> anyhow::Result<()> {
     }
     let mut table = Table::new(["topic", "partition", "before", "after"]);
     for (index, offset) in &after {
-        let before = was(*index).map_or("-".to_owned(), |offset| offset.to_string());
+        let before = cell(was(*index));
         table.row([topic.name.clone(), index.to_string(), before, offset.to_string()]);
     }
     output::print(&table.render())?;

@@ -38,12 +38,12 @@ fn ask(address: &str, path: &str) -> anyhow::Result<String> {
     Ok(answer)
 }
 
-/// The sum of a metric's samples whose labels contain `labels`, such as `tier="bucket"`.
-pub(super) fn metric(page: &str, name: &str, labels: &str) -> Option<f64> {
+/// The sum of a counter's samples whose labels contain `labels`, such as `tier="bucket"`.
+pub(super) fn counter(page: &str, name: &str, labels: &str) -> Option<u64> {
     let sample = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
         let (found, of) = series.split_once('{').unwrap_or((series, ""));
-        (found == name && of.contains(labels)).then(|| value.parse::<f64>().ok())?
+        (found == name && of.contains(labels)).then(|| value.parse::<u64>().ok())?
     };
     page.lines()
         .filter(|line| !line.starts_with('#'))
@@ -55,14 +55,13 @@ pub(super) fn metric(page: &str, name: &str, labels: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const PAGE: &str =
-        "# TYPE x counter\nx_total{tier=\"local\"} 5\nx_total{tier=\"bucket\"} 7\ny 1.5\nx 9\n";
+    const PAGE: &str = "# TYPE x counter\nx_total{tier=\"local\"} 5\nx_total{tier=\"bucket\"} 7\ny 1\nx 9\n";
 
     #[test]
     fn samples_are_picked_by_whole_name_and_label() {
-        assert_eq!(metric(PAGE, "x_total", "tier=\"bucket\""), Some(7.0));
-        assert_eq!(metric(PAGE, "x_total", ""), Some(12.0));
-        assert_eq!(metric(PAGE, "y", ""), Some(1.5));
-        assert_eq!(metric(PAGE, "z", ""), None);
+        assert_eq!(counter(PAGE, "x_total", "tier=\"bucket\""), Some(7));
+        assert_eq!(counter(PAGE, "x_total", ""), Some(12));
+        assert_eq!(counter(PAGE, "y", ""), Some(1));
+        assert_eq!(counter(PAGE, "z", ""), None);
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (nth, digit) in digits.chars().enumerate() {
-        if nth > 0 && (digits.len() - nth) % 3 == 0 {
+        if nth > 0 && (digits.len() - nth).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -109,6 +109,11 @@ pub(super) fn bytes(number: u64) -> String {
         unit += 1;
     }
     format!("{scaled:.1} {}", UNITS[unit])
+}
+
+/// A cell that may have nothing to show.
+pub(super) fn cell(content: Option<impl ToString>) -> String {
+    content.map_or_else(|| "-".to_owned(), |content| content.to_string())
 }
 
 /// Bytes of a record as JSON: text where they are text, base64 under `{"base64": …}` where not.

@@ -10,7 +10,7 @@ use varve_lakehouse_sink::{PartitionAudit, TableReader};
 
 use super::Cluster;
 use super::bucket::{self, Metadata, Tables};
-use super::output::{self, Table};
+use super::output::{self, Table, cell};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -169,7 +169,7 @@ fn audit_text(metadata: &Metadata, audits: &BTreeMap<i32, PartitionAudit>, fault
             audit.last.to_string(),
             audit.duplicates.to_string(),
             audit.missing.to_string(),
-            audit.next.map_or("-".to_owned(), |next| next.to_string()),
+            cell(audit.next),
         ]);
     }
     let verdict = match faults {

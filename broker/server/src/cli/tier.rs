@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{At, Client, Topic};
-use super::output::{self, Table};
+use super::output::{self, Table, cell};
 use super::{Cluster, http};
 
 #[derive(Debug, Subcommand)]
@@ -113,8 +113,8 @@ fn describe(arguments: &Describe) -> anyhow::Result<()> {
             one.local_start.to_string(),
             one.tier_end.to_string(),
             one.log_end.to_string(),
-            local.get(index).map_or("-".to_owned(), i64::to_string),
-            in_bucket(*index).map_or("-".to_owned(), |bytes| bytes.to_string()),
+            cell(local.get(index)),
+            cell(in_bucket(*index)),
         ]);
     }
     output::print(&table.render())?;

@@ -7,7 +7,7 @@ use kafka_protocol::error::ResponseError;
 use serde_json::{Value, json};
 
 use super::client::{At, ConfigEntry, NewTopic, Topic};
-use super::output::{self, Table};
+use super::output::{self, Table, cell};
 use super::{Cluster, key_value};
 
 #[derive(Debug, Subcommand)]
@@ -246,7 +246,7 @@ impl Facts {
     }
 
     fn text(&self, configs: &[ConfigEntry]) -> String {
-        let cell = |map: &BTreeMap<i32, i64>, index| map.get(&index).map_or("?".to_owned(), i64::to_string);
+        let of = |map: &BTreeMap<i32, i64>, index| cell(map.get(&index));
         let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
         let mut table = Table::new([
             "partition",
@@ -260,14 +260,12 @@ impl Facts {
         for partition in &self.topic.partitions {
             table.row([
                 partition.index.to_string(),
-                partition
-                    .leader
-                    .map_or("none".to_owned(), |leader| leader.to_string()),
+                cell(partition.leader),
                 ids(&partition.replicas),
                 ids(&partition.in_sync),
-                cell(&self.starts, partition.index),
-                cell(&self.ends, partition.index),
-                cell(&self.bytes, partition.index),
+                of(&self.starts, partition.index),
+                of(&self.ends, partition.index),
+                of(&self.bytes, partition.index),
             ]);
         }
         let mut text = format!(

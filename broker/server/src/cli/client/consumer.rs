@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::{FetchResponse, PartitionData};
 use kafka_protocol::messages::{BrokerId, FetchRequest};
@@ -245,7 +244,7 @@ impl Consumer {
 }
 
 fn fetched_of(topic: &str, found: PartitionData, position: i64) -> Result<Fetched> {
-    let records = found.records.unwrap_or_else(Bytes::new);
+    let records = found.records.unwrap_or_default();
     let batches = batches::split(&records)?;
     if batches.is_empty() && !records.is_empty() {
         return Err(Error::Corrupt {

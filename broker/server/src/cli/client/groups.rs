@@ -10,7 +10,7 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, GroupId, ListGroupsRequest,
-    OffsetCommitRequest, OffsetFetchRequest,
+    OffsetCommitRequest, OffsetFetchRequest, OffsetFetchResponse,
 };
 
 use super::error::{check, check_with};
@@ -100,34 +100,10 @@ impl Client {
             let answer = connection.call(&request.with_require_stable(true))?;
             check(answer.error_code, || group_name(id))?;
             let mut committed = Committed::new();
-            let mut keep = |topic: &str, index, offset, code| {
-                check(code, || partition_name(topic, index))?;
-                if offset >= 0 {
-                    committed.insert((topic.to_owned(), index), offset);
-                }
-                Ok(())
-            };
-            for topic in &answer.topics {
-                for one in &topic.partitions {
-                    keep(
-                        &topic.name,
-                        one.partition_index,
-                        one.committed_offset,
-                        one.error_code,
-                    )?;
-                }
-            }
-            for group in &answer.groups {
-                check(group.error_code, || group_name(id))?;
-                for topic in &group.topics {
-                    for one in &topic.partitions {
-                        keep(
-                            &topic.name,
-                            one.partition_index,
-                            one.committed_offset,
-                            one.error_code,
-                        )?;
-                    }
+            for one in fetched(&answer) {
+                check(one.code, || one.subject(id))?;
+                if one.offset >= 0 {
+                    committed.insert((one.topic.to_owned(), one.partition), one.offset);
                 }
             }
             Ok(committed)
@@ -157,16 +133,16 @@ impl Client {
             .with_topics(topics.into_iter().map(topic).collect());
         self.with_coordinator(id, |client, coordinator| {
             let answer = client.broker(coordinator)?.call(&request)?;
-            for topic in answer.topics {
-                for one in topic.partitions {
-                    check(one.error_code, || {
-                        format!(
-                            "{} at {}",
-                            group_name(id),
-                            partition_name(&topic.name, one.partition_index)
-                        )
-                    })?;
-                }
+            let partitions = answer.topics.iter().flat_map(|topic| {
+                topic
+                    .partitions
+                    .iter()
+                    .map(|one| (&*topic.name, one.partition_index, one.error_code))
+            });
+            for (topic, partition, code) in partitions {
+                check(code, || {
+                    format!("{} at {}", group_name(id), partition_name(topic, partition))
+                })?;
             }
             Ok(())
         })
@@ -220,6 +196,57 @@ impl Client {
             .or_insert_with(|| format!("{}:{port}", super::host(&host)));
         Ok(broker)
     }
+}
+
+/// What a group has committed in one partition, as the coordinator answers it.
+struct FetchedOffset<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    code: i16,
+}
+
+impl FetchedOffset<'_> {
+    fn subject(&self, group: &str) -> String {
+        if self.topic.is_empty() {
+            return group_name(group);
+        }
+        format!(
+            "{} at {}",
+            group_name(group),
+            partition_name(self.topic, self.partition)
+        )
+    }
+}
+
+/// Both forms of the answer as one list. An error of a whole group stands in it without a topic.
+fn fetched(answer: &OffsetFetchResponse) -> Vec<FetchedOffset<'_>> {
+    let mut all = Vec::new();
+    for topic in &answer.topics {
+        all.extend(topic.partitions.iter().map(|one| FetchedOffset {
+            topic: &topic.name,
+            partition: one.partition_index,
+            offset: one.committed_offset,
+            code: one.error_code,
+        }));
+    }
+    for group in &answer.groups {
+        all.push(FetchedOffset {
+            topic: "",
+            partition: -1,
+            offset: -1,
+            code: group.error_code,
+        });
+        for topic in &group.topics {
+            all.extend(topic.partitions.iter().map(|one| FetchedOffset {
+                topic: &topic.name,
+                partition: one.partition_index,
+                offset: one.committed_offset,
+                code: one.error_code,
+            }));
+        }
+    }
+    all
 }
 
 /// How messages name a group.

@@ -192,14 +192,15 @@ fn produce(story: &Story, client: &mut Client, http: &str) -> anyhow::Result<Pro
         "not every record was acknowledged"
     );
     bar.finish_and_clear();
-    let seconds = begun.elapsed().as_secs_f64();
+    let took = begun.elapsed();
     story.step(
         "produce",
         &format!(
-            "{} orders of a shop, {}, into topic {name}: {seconds:.1} s, {}/s",
+            "{} orders of a shop, {}, into topic {name}: {:.1} s, {}/s",
             grouped(records),
             bytes(sent),
-            bytes(per_second(sent, seconds))
+            took.as_secs_f64(),
+            bytes(per_second(sent, took))
         ),
     )?;
     let topic = client.topic(&name)?;
@@ -242,8 +243,9 @@ fn month_ago() -> anyhow::Result<i64> {
     Ok(i64::try_from(now.saturating_sub(month).as_millis())?)
 }
 
-fn per_second(bytes: u64, seconds: f64) -> u64 {
-    (bytes as f64 / seconds.max(0.001)) as u64
+fn per_second(bytes: u64, took: Duration) -> u64 {
+    let per_second = u128::from(bytes) * 1000 / took.as_millis().max(1);
+    u64::try_from(per_second).unwrap_or(u64::MAX)
 }
 
 fn next_steps(bootstrap: &str, http: &str, home: &Home, topic: &str, metadata: &str) -> String {

@@ -62,7 +62,7 @@ pub(super) fn from_bucket(
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let took = begun.elapsed();
     bar.finish_and_clear();
     let differences = checks.into_values().map(Check::finish).sum();
     let served = served_from_bucket(http)?.saturating_sub(served_before);
@@ -73,10 +73,11 @@ pub(super) fn from_bucket(
     story.step(
         "replay",
         &format!(
-            "{} of {} came from the bucket: {seconds:.1} s, {}/s; compared byte for byte, {} differences",
+            "{} of {} came from the bucket: {:.1} s, {}/s; compared byte for byte, {} differences",
             bytes(from_bucket),
             bytes(produced.bytes),
-            bytes(per_second(from_bucket, seconds)),
+            took.as_secs_f64(),
+            bytes(per_second(from_bucket, took)),
             grouped(differences)
         ),
     )?;
@@ -84,15 +85,14 @@ pub(super) fn from_bucket(
         bytes: from_bucket,
         batch_bytes_served: served,
         differences,
-        seconds,
+        seconds: took.as_secs_f64(),
     })
 }
 
 /// The node's own count, from its metrics page.
 fn served_from_bucket(http: &str) -> anyhow::Result<u64> {
     let page = http::get(http, "/metrics")?;
-    let served = http::metric(&page, "varve_fetch_bytes_total", "tier=\"bucket\"").unwrap_or(0.0);
-    Ok(served as u64)
+    Ok(http::counter(&page, "varve_fetch_bytes_total", "tier=\"bucket\"").unwrap_or(0))
 }
 
 /// The orders of one partition, made again one by one beside those that come back.

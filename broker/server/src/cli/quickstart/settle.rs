@@ -126,7 +126,11 @@ fn files_in(dir: &Path) -> anyhow::Result<u64> {
     let mut files = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        files += if entry.file_type()?.is_dir() { files_in(&entry.path())? } else { 1 };
+        files += if entry.file_type()?.is_dir() {
+            files_in(&entry.path())?
+        } else {
+            1
+        };
     }
     Ok(files)
 }
