@@ -27,7 +27,11 @@ impl Admission {
     pub const KEYS_MAX: usize = 64 * 1024;
 
     pub fn new(keys_max: usize) -> Self {
-        Self { seen: HashSet::new(), order: VecDeque::new(), keys_max: keys_max.max(1) }
+        Self {
+            seen: HashSet::new(),
+            order: VecDeque::new(),
+            keys_max: keys_max.max(1),
+        }
     }
 
     /// To be asked once per fetch from the object store.
@@ -41,7 +45,11 @@ impl Admission {
                 self.seen.remove(&oldest);
             }
         }
-        if second_touch || has_follower { Admit::MemoryAndDisk } else { Admit::Memory }
+        if second_touch || has_follower {
+            Admit::MemoryAndDisk
+        } else {
+            Admit::Memory
+        }
     }
 }
 
@@ -51,7 +59,10 @@ mod tests {
     use crate::chunk::ObjectId;
 
     fn key(chunk: u32) -> ChunkKey {
-        ChunkKey { object: ObjectId(7), chunk }
+        ChunkKey {
+            object: ObjectId(7),
+            chunk,
+        }
     }
 
     #[test]

@@ -25,7 +25,11 @@ pub struct Spent {
 impl Budget {
     pub fn new(bytes: usize) -> Self {
         let total = (bytes / UNIT).min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(total)), total, reserve: total / 4 }
+        Self {
+            free: Arc::new(Semaphore::new(total)),
+            total,
+            reserve: total / 4,
+        }
     }
 
     /// For reading ahead: nothing is taken from the reserve.

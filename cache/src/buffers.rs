@@ -29,7 +29,11 @@ pub struct Buffer {
 impl BufferPool {
     /// Keeps at most `buffers_max` idle buffers of `buffer_bytes` each.
     pub fn new(buffers_max: usize, buffer_bytes: usize) -> Self {
-        let idle = Idle { buffers: Mutex::new(Vec::new()), buffers_max, buffer_bytes };
+        let idle = Idle {
+            buffers: Mutex::new(Vec::new()),
+            buffers_max,
+            buffer_bytes,
+        };
         Self { idle: Arc::new(idle) }
     }
 
@@ -37,11 +41,17 @@ impl BufferPool {
     pub fn take(&self, bytes: usize) -> Buffer {
         // A small range in a large buffer would hold eight times what the budget thinks it holds.
         if bytes > self.idle.buffer_bytes || bytes < self.idle.buffer_bytes / 2 {
-            return Buffer { bytes: Vec::with_capacity(bytes), home: None };
+            return Buffer {
+                bytes: Vec::with_capacity(bytes),
+                home: None,
+            };
         }
         let idle = self.idle.buffers.lock().pop();
         let bytes = idle.unwrap_or_else(|| Vec::with_capacity(self.idle.buffer_bytes));
-        Buffer { bytes, home: Some(Arc::clone(&self.idle)) }
+        Buffer {
+            bytes,
+            home: Some(Arc::clone(&self.idle)),
+        }
     }
 }
 

@@ -104,7 +104,10 @@ mod tests {
                 for (i, first) in firsts.iter().enumerate() {
                     let end = firsts.get(i + 1).map_or(count, |next| u64::from(*next));
                     let len = (end - u64::from(*first)) * step;
-                    assert!(len <= CHUNK_BYTES + CHUNK_BYTES / 2 + 2 * step, "chunk {i} has {len} bytes");
+                    assert!(
+                        len <= CHUNK_BYTES + CHUNK_BYTES / 2 + 2 * step,
+                        "chunk {i} has {len} bytes"
+                    );
                 }
             }
         }

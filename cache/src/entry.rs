@@ -35,7 +35,10 @@ impl Code for StoredKey {
     }
 
     fn decode(r: &mut impl Read) -> foyer::Result<Self> {
-        Ok(Self { key: read_key(r)?, generation: u32::from_le_bytes(take(r)?) })
+        Ok(Self {
+            key: read_key(r)?,
+            generation: u32::from_le_bytes(take(r)?),
+        })
     }
 
     fn estimated_size(&self) -> usize {
@@ -47,7 +50,9 @@ impl Code for Entry {
     fn encode(&self, w: &mut impl Write) -> foyer::Result<()> {
         write_key(w, self.key)?;
         put(w, &self.crc.to_le_bytes())?;
-        let len = u32::try_from(self.bytes.len()).map_err(std::io::Error::other).map_err(foyer::Error::io_error)?;
+        let len = u32::try_from(self.bytes.len())
+            .map_err(std::io::Error::other)
+            .map_err(foyer::Error::io_error)?;
         put(w, &len.to_le_bytes())?;
         put(w, &self.bytes)
     }
@@ -61,12 +66,18 @@ impl Code for Entry {
             return Err(foyer::Error::io_error(error));
         }
         let mut bytes = Vec::with_capacity(len);
-        r.take(len as u64).read_to_end(&mut bytes).map_err(foyer::Error::io_error)?;
+        r.take(len as u64)
+            .read_to_end(&mut bytes)
+            .map_err(foyer::Error::io_error)?;
         if bytes.len() != len {
             let error = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "cache entry is cut short");
             return Err(foyer::Error::io_error(error));
         }
-        Ok(Self { key, crc, bytes: bytes.into() })
+        Ok(Self {
+            key,
+            crc,
+            bytes: bytes.into(),
+        })
     }
 
     fn estimated_size(&self) -> usize {
@@ -80,7 +91,10 @@ fn write_key(w: &mut impl Write, key: ChunkKey) -> foyer::Result<()> {
 }
 
 fn read_key(r: &mut impl Read) -> foyer::Result<ChunkKey> {
-    Ok(ChunkKey { object: ObjectId(u128::from_le_bytes(take(r)?)), chunk: u32::from_le_bytes(take(r)?) })
+    Ok(ChunkKey {
+        object: ObjectId(u128::from_le_bytes(take(r)?)),
+        chunk: u32::from_le_bytes(take(r)?),
+    })
 }
 
 fn put(w: &mut impl Write, bytes: &[u8]) -> foyer::Result<()> {
@@ -99,8 +113,15 @@ mod tests {
 
     #[test]
     fn an_entry_survives_the_disk_format() {
-        let key = ChunkKey { object: ObjectId(u128::MAX - 5), chunk: 9 };
-        let entry = Entry { key, crc: 77, bytes: Bytes::from_static(b"layers of sediment") };
+        let key = ChunkKey {
+            object: ObjectId(u128::MAX - 5),
+            chunk: 9,
+        };
+        let entry = Entry {
+            key,
+            crc: 77,
+            bytes: Bytes::from_static(b"layers of sediment"),
+        };
         let mut stored = vec![];
         entry.encode(&mut stored).unwrap();
         assert_eq!(stored.len(), entry.estimated_size());

@@ -9,8 +9,9 @@ use crate::chunk::ChunkKey;
 use crate::entry::{ENTRY_BYTES_MAX, Entry, StoredKey};
 use bytes::Bytes;
 use foyer::{
-    BlockEngineConfig, DeviceBuilder, FsDeviceBuilder, Hint, HybridCache, HybridCacheBuilder, HybridCachePolicy,
-    HybridCacheProperties, Location, LruConfig, PsyncIoEngineConfig, RecoverMode, Source, Spawner,
+    BlockEngineConfig, DeviceBuilder, FsDeviceBuilder, Hint, HybridCache, HybridCacheBuilder,
+    HybridCachePolicy, HybridCacheProperties, Location, LruConfig, PsyncIoEngineConfig, RecoverMode, Source,
+    Spawner,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -46,7 +47,9 @@ pub struct Settings {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("cache directory cannot be used; check that it is a directory this user may write to. dir={dir}, cause={cause}")]
+    #[error(
+        "cache directory cannot be used; check that it is a directory this user may write to. dir={dir}, cause={cause}"
+    )]
     Directory { dir: PathBuf, cause: std::io::Error },
     #[error("cache on disk is too small; give at least {DISK_BYTES_MIN} bytes, or 0 for none. bytes={0}")]
     TooSmall(usize),
@@ -104,7 +107,9 @@ impl Cache {
             .with_shards(shards)
             // Chunks of one-pass scans come with a low hint and may never take more than half of the memory
             // from those that were asked for twice.
-            .with_eviction_config(LruConfig { high_priority_pool_ratio: 0.5 })
+            .with_eviction_config(LruConfig {
+                high_priority_pool_ratio: 0.5,
+            })
             .with_weighter(|_: &StoredKey, entry: &Entry| 128 + entry.bytes.len())
             .storage();
         let builder = builder.with_spawner(Spawner::from(runtime.clone()));
@@ -123,17 +128,28 @@ impl Cache {
                 .with_io_engine_config(PsyncIoEngineConfig::new())
                 .with_recover_mode(RecoverMode::Quiet)
         };
-        let chunks = builder
-            .build()
-            .await
-            .map_err(|error| OpenError::Store { dir: settings.dir.clone(), cause: error.to_string() })?;
+        let chunks = builder.build().await.map_err(|error| OpenError::Store {
+            dir: settings.dir.clone(),
+            cause: error.to_string(),
+        })?;
         let generations = Mutex::new(HashMap::new());
-        Ok(Self { chunks, generations, counters: Arc::default(), on_disk: settings.disk_bytes > 0 })
+        Ok(Self {
+            chunks,
+            generations,
+            counters: Arc::default(),
+            on_disk: settings.disk_bytes > 0,
+        })
     }
 
     /// The chunk, from wherever it is nearest. `fetch` must return exactly what `expect` says (it is the one that
     /// checks what came over the network) and may be called again if what was cached turns out bad.
-    pub async fn get<E, F, Fut>(&self, key: ChunkKey, expect: Expect, admit: Admit, fetch: F) -> Result<Bytes, E>
+    pub async fn get<E, F, Fut>(
+        &self,
+        key: ChunkKey,
+        expect: Expect,
+        admit: Admit,
+        fetch: F,
+    ) -> Result<Bytes, E>
     where
         E: std::error::Error + Clone + Send + Sync + 'static,
         F: Fn() -> Fut,
@@ -148,7 +164,14 @@ impl Cache {
             let load = async move {
                 counters.fetched.fetch_add(1, Relaxed);
                 let bytes = fetched.await?;
-                Ok::<_, E>((Entry { key, crc: expect.crc, bytes }, properties))
+                Ok::<_, E>((
+                    Entry {
+                        key,
+                        crc: expect.crc,
+                        bytes,
+                    },
+                    properties,
+                ))
             };
             match self.chunks.get_or_fetch(&stored, move || load).await {
                 Ok(found) => {
@@ -176,12 +199,14 @@ impl Cache {
         let stored = self.stored_key(key)?;
         let found = self.chunks.memory().get(&stored)?;
         let entry = found.value();
-        self.accept(key, expect, entry, Source::Memory).then(|| entry.bytes.clone())
+        self.accept(key, expect, entry, Source::Memory)
+            .then(|| entry.bytes.clone())
     }
 
     /// Whether the chunk is likely to be answered without a fetch (the disk's index may hold a false positive).
     pub fn likely(&self, key: ChunkKey) -> bool {
-        self.stored_key(key).is_some_and(|stored| self.chunks.contains(&stored))
+        self.stored_key(key)
+            .is_some_and(|stored| self.chunks.contains(&stored))
     }
 
     pub fn stats(&self) -> Stats {
@@ -258,11 +283,17 @@ fn device(settings: &Settings) -> Result<Arc<dyn foyer::Device>, OpenError> {
     }
     const { assert!(ENTRY_BYTES_MAX >= DISK_ENTRY_MAX) };
     let dir = settings.dir.as_path();
-    prepare(dir).map_err(|cause| OpenError::Directory { dir: dir.to_owned(), cause })?;
+    prepare(dir).map_err(|cause| OpenError::Directory {
+        dir: dir.to_owned(),
+        cause,
+    })?;
     FsDeviceBuilder::new(dir.join("chunks"))
         .with_capacity(settings.disk_bytes)
         .build()
-        .map_err(|error| OpenError::Store { dir: dir.to_owned(), cause: error.to_string() })
+        .map_err(|error| OpenError::Store {
+            dir: dir.to_owned(),
+            cause: error.to_string(),
+        })
 }
 
 /// An old format is not converted: all of it can be fetched again.

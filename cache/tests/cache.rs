@@ -1,4 +1,5 @@
 //! The cache as its callers see it: one fetch for all, every hit checked, warm after a restart.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use bytes::Bytes;
 use std::fmt;
@@ -22,7 +23,10 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 fn key(chunk: u32) -> ChunkKey {
-    ChunkKey { object: ObjectId(42), chunk }
+    ChunkKey {
+        object: ObjectId(42),
+        chunk,
+    }
 }
 
 fn body(chunk: u32) -> Bytes {
@@ -36,11 +40,18 @@ fn body(chunk: u32) -> Bytes {
 }
 
 fn expect(chunk: u32) -> Expect {
-    Expect { bytes: MIB, crc: crc_fast::crc32_iscsi(&body(chunk)) }
+    Expect {
+        bytes: MIB,
+        crc: crc_fast::crc32_iscsi(&body(chunk)),
+    }
 }
 
 async fn open(dir: &std::path::Path, disk_bytes: usize) -> Cache {
-    let settings = Settings { memory_bytes: 16 * MIB, disk_bytes, dir: dir.to_owned() };
+    let settings = Settings {
+        memory_bytes: 16 * MIB,
+        disk_bytes,
+        dir: dir.to_owned(),
+    };
     Cache::open(&settings, &Handle::current()).await.unwrap()
 }
 
@@ -106,7 +117,10 @@ async fn a_bad_entry_is_a_miss_and_is_replaced() {
     let cache = open(dir.path(), 0).await;
     let wrong = body(2);
     // Somebody put another chunk's bytes under this key, with a checksum that belongs to them.
-    let lie = Expect { bytes: MIB, crc: crc_fast::crc32_iscsi(&wrong) };
+    let lie = Expect {
+        bytes: MIB,
+        crc: crc_fast::crc32_iscsi(&wrong),
+    };
     let fetch = move || {
         let wrong = wrong.clone();
         async move { Ok::<_, Refused>(wrong) }
@@ -134,7 +148,10 @@ async fn bytes_flipped_on_disk_are_never_served() {
     cache.close().await.unwrap();
     drop(cache);
     for file in std::fs::read_dir(dir.path().join("chunks")).unwrap() {
-        let file = std::fs::OpenOptions::new().write(true).open(file.unwrap().path()).unwrap();
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(file.unwrap().path())
+            .unwrap();
         for position in (0..16 * MIB as u64).step_by(3 * MIB) {
             file.write_all_at(b"rotten", position + 500_000).unwrap();
         }
@@ -150,7 +167,11 @@ async fn bytes_flipped_on_disk_are_never_served() {
 async fn a_failed_fetch_reaches_the_caller_as_it_was_and_the_next_one_tries_again() {
     let dir = tempfile::tempdir().unwrap();
     let cache = open(dir.path(), 0).await;
-    let error = cache.get(key(1), expect(1), Admit::Memory, || async { Err::<Bytes, _>(Refused(503)) }).await;
+    let error = cache
+        .get(key(1), expect(1), Admit::Memory, || async {
+            Err::<Bytes, _>(Refused(503))
+        })
+        .await;
     assert_eq!(error, Err(Refused(503)));
     let fetches = Arc::new(AtomicU32::new(0));
     assert_eq!(get(&cache, 1, Admit::Memory, &fetches).await, body(1));
@@ -184,7 +205,17 @@ async fn a_directory_of_another_format_starts_empty_and_a_file_is_refused_in_one
 
     let file = dir.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let settings = Settings { memory_bytes: MIB, disk_bytes: 256 * MIB, dir: file };
-    let error = Cache::open(&settings, &Handle::current()).await.unwrap_err().to_string();
-    assert!(error.starts_with("cache directory cannot be used") && !error.contains('\n'), "{error}");
+    let settings = Settings {
+        memory_bytes: MIB,
+        disk_bytes: 256 * MIB,
+        dir: file,
+    };
+    let error = Cache::open(&settings, &Handle::current())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("cache directory cannot be used") && !error.contains('\n'),
+        "{error}"
+    );
 }

@@ -2,7 +2,8 @@
 
 use crate::Chance;
 use crate::credentials::{Credentials, standard_chain};
-use crate::store::{Cause, CauseKind, Patience, Reason, Store, StoreError};
+use crate::store::{Patience, Reason, Store};
+use crate::store_error::{Cause, CauseKind, StoreError};
 use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, Checksum};
 use object_store::local::LocalFileSystem;
@@ -30,38 +31,86 @@ pub struct BucketConfig {
 pub enum BucketError {
     #[error("varve.bucket is neither file:///path nor s3://name/prefix; correct it. varve.bucket={url}")]
     BadUrl { url: String },
-    #[error("varve.bucket.endpoint is not an http or https address; correct it. varve.bucket.endpoint={endpoint}")]
+    #[error(
+        "varve.bucket.endpoint is not an http or https address; correct it. varve.bucket.endpoint={endpoint}"
+    )]
     BadEndpoint { endpoint: String },
-    #[error("bucket directory cannot be used; give this user a directory it may write to. varve.bucket={url}, cause={cause}")]
+    #[error(
+        "bucket directory cannot be used; give this user a directory it may write to. varve.bucket={url}, cause={cause}"
+    )]
     Directory { url: String, cause: String },
-    #[error("no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or configure a profile or role. varve.bucket={url}, cause={cause}")]
+    #[error(
+        "no AWS credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or configure a profile or role. varve.bucket={url}, cause={cause}"
+    )]
     NoCredentials { url: String, cause: String },
-    #[error("bucket does not exist; create it or correct varve.bucket. varve.bucket={url}, endpoint={endpoint}")]
+    #[error(
+        "bucket does not exist; create it or correct varve.bucket. varve.bucket={url}, endpoint={endpoint}"
+    )]
     Missing { url: String, endpoint: String },
-    #[error("bucket refused these credentials; check key, secret and the right to {action}. varve.bucket={url}, endpoint={endpoint}, cause={cause}")]
-    Refused { url: String, endpoint: String, action: &'static str, cause: String },
-    #[error("object store cannot be reached; check varve.bucket.endpoint and the network. endpoint={endpoint}, cause={cause}")]
+    #[error(
+        "bucket refused these credentials; check key, secret and the right to {action}. varve.bucket={url}, endpoint={endpoint}, cause={cause}"
+    )]
+    Refused {
+        url: String,
+        endpoint: String,
+        action: &'static str,
+        cause: String,
+    },
+    #[error(
+        "object store cannot be reached; check varve.bucket.endpoint and the network. endpoint={endpoint}, cause={cause}"
+    )]
     Unreachable { endpoint: String, cause: String },
-    #[error("bucket does not give back what was put into it; this server cannot be used. varve.bucket={url}, endpoint={endpoint}, cause={cause}")]
-    Unsound { url: String, endpoint: String, cause: String },
+    #[error(
+        "bucket does not give back what was put into it; this server cannot be used. varve.bucket={url}, endpoint={endpoint}, cause={cause}"
+    )]
+    Unsound {
+        url: String,
+        endpoint: String,
+        cause: String,
+    },
 }
 
 /// Opens the bucket and proves that it can be written, read, listed and deleted from.
-pub async fn open_bucket(config: &BucketConfig, patience: Patience, chance: Chance) -> Result<Store, BucketError> {
-    let bad = || BucketError::BadUrl { url: config.url.clone() };
+pub async fn open_bucket(
+    config: &BucketConfig,
+    patience: Patience,
+    chance: Chance,
+) -> Result<Store, BucketError> {
+    let bad = || BucketError::BadUrl {
+        url: config.url.clone(),
+    };
     let url = Url::parse(&config.url).map_err(|_not_a_url| bad())?;
     match url.scheme() {
         "file" => {
             let path = url.to_file_path().map_err(|()| bad())?;
-            let store = Store::new(directory(config, path)?, "", patience, chance.clone());
-            probe(&store, &Where { config, endpoint: None }, chance()).await?;
+            let store = Store::new(directory(config, path)?, "", patience, Arc::clone(&chance));
+            probe(
+                &store,
+                &Where {
+                    config,
+                    endpoint: None,
+                },
+                chance(),
+            )
+            .await?;
             Ok(store)
         }
         "s3" => {
-            let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or_else(bad)?;
+            let bucket = url
+                .host_str()
+                .filter(|bucket| !bucket.is_empty())
+                .ok_or_else(bad)?;
             let (objects, endpoint) = s3(config, bucket).await?;
-            let store = Store::new(objects, url.path(), patience, chance.clone());
-            probe(&store, &Where { config, endpoint: Some(endpoint) }, chance()).await?;
+            let store = Store::new(objects, url.path(), patience, Arc::clone(&chance));
+            probe(
+                &store,
+                &Where {
+                    config,
+                    endpoint: Some(endpoint),
+                },
+                chance(),
+            )
+            .await?;
             Ok(store)
         }
         _ => Err(bad()),
@@ -69,7 +118,10 @@ pub async fn open_bucket(config: &BucketConfig, patience: Patience, chance: Chan
 }
 
 fn directory(config: &BucketConfig, path: PathBuf) -> Result<Arc<dyn ObjectStore>, BucketError> {
-    let failed = |cause: String| BucketError::Directory { url: config.url.clone(), cause };
+    let failed = |cause: String| BucketError::Directory {
+        url: config.url.clone(),
+        cause,
+    };
     std::fs::create_dir_all(&path).map_err(|cause| failed(cause.to_string()))?;
     let files = LocalFileSystem::new_with_prefix(&path).map_err(|cause| failed(cause.to_string()))?;
     // Local copies are dropped once the bucket has the data: it must survive what a disk survives.
@@ -78,21 +130,29 @@ fn directory(config: &BucketConfig, path: PathBuf) -> Result<Arc<dyn ObjectStore
 
 async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>, String), BucketError> {
     let chain = standard_chain().await;
-    let no_credentials = |cause: String| BucketError::NoCredentials { url: config.url.clone(), cause };
-    let provider = chain.credentials_provider().ok_or_else(|| no_credentials("no provider".to_owned()))?;
+    let no_credentials = |cause: String| BucketError::NoCredentials {
+        url: config.url.clone(),
+        cause,
+    };
+    let provider = chain
+        .credentials_provider()
+        .ok_or_else(|| no_credentials("no provider".to_owned()))?;
     let credentials = Credentials::new(provider);
     object_store::CredentialProvider::get_credential(&credentials)
         .await
-        .map_err(|error| no_credentials(crate::store::one_line(&error)))?;
+        .map_err(|error| no_credentials(crate::store_error::one_line(&error)))?;
 
     let endpoint = config
         .endpoint
         .clone()
         .or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").ok())
         .or_else(|| chain.endpoint_url().map(ToOwned::to_owned));
-    let region = config.region.clone().or_else(|| chain.region().map(ToString::to_string));
+    let region = config
+        .region
+        .clone()
+        .or_else(|| chain.region().map(ToString::to_string));
     let region = region.unwrap_or_else(|| "us-east-1".to_owned());
-    let path_style = config.path_style.unwrap_or(endpoint.is_some());
+    let path_style = config.path_style.unwrap_or_else(|| endpoint.is_some());
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&region)
@@ -106,8 +166,14 @@ async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>
         .with_client_options(client());
     let mut shown = format!("https://s3.{region}.amazonaws.com");
     if let Some(endpoint) = endpoint {
-        let parsed = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let parsed = parsed.filter(Url::has_host).ok_or_else(|| BucketError::BadEndpoint { endpoint: endpoint.clone() })?;
+        let parsed = Url::parse(&endpoint)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"));
+        let parsed = parsed
+            .filter(Url::has_host)
+            .ok_or_else(|| BucketError::BadEndpoint {
+                endpoint: endpoint.clone(),
+            })?;
         shown.clone_from(&endpoint);
         builder = builder.with_endpoint(addressed(&parsed, bucket, path_style));
     }
@@ -115,7 +181,7 @@ async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>
         url: config.url.clone(),
         endpoint: shown.clone(),
         action: "use it",
-        cause: crate::store::one_line(&error),
+        cause: crate::store_error::one_line(&error),
     })?;
     Ok((Arc::new(objects), shown))
 }
@@ -131,7 +197,11 @@ fn addressed(endpoint: &Url, bucket: &str, path_style: bool) -> String {
 
 /// All retrying is [`Store`]'s, where it is counted and where a write is never repeated blindly.
 fn no_retries() -> RetryConfig {
-    RetryConfig { max_retries: 0, retry_timeout: Duration::ZERO, backoff: BackoffConfig::default() }
+    RetryConfig {
+        max_retries: 0,
+        retry_timeout: Duration::ZERO,
+        backoff: BackoffConfig::default(),
+    }
 }
 
 fn client() -> ClientOptions {
@@ -155,8 +225,14 @@ async fn probe(store: &Store, place: &Where<'_>, chance: u128) -> Result<(), Buc
     let key = format!("varve-probe/{}", Uuid::from_u128(chance).simple());
     let body = Bytes::from_static(b"varve was here, and will be gone in a moment\n");
     let payload = PutPayload::from_bytes(body.clone());
-    store.put(Reason::Probe, &key, payload).await.map_err(|error| place.explain("write objects", error))?;
-    let read = store.get(Reason::Probe, &key).await.map_err(|error| place.explain("read objects", error))?;
+    store
+        .put(Reason::Probe, &key, payload)
+        .await
+        .map_err(|error| place.explain("write objects", error))?;
+    let read = store
+        .get(Reason::Probe, &key)
+        .await
+        .map_err(|error| place.explain("read objects", error))?;
     if read != body {
         return Err(place.unsound("a marker object came back with other bytes"));
     }
@@ -165,14 +241,20 @@ async fn probe(store: &Store, place: &Where<'_>, chance: u128) -> Result<(), Buc
     if !listed.iter().any(|listed| listed.key == key) {
         return Err(place.unsound("a marker object is missing from the listing"));
     }
-    store.delete(Reason::Probe, &key).await.map_err(|error| place.explain("delete objects", error))
+    store
+        .delete(Reason::Probe, &key)
+        .await
+        .map_err(|error| place.explain("delete objects", error))
 }
 
 impl Where<'_> {
     fn explain(&self, action: &'static str, error: StoreError) -> BucketError {
         let url = self.config.url.clone();
         let Some(endpoint) = self.endpoint.clone() else {
-            return BucketError::Directory { url, cause: error.to_string() };
+            return BucketError::Directory {
+                url,
+                cause: error.to_string(),
+            };
         };
         let cause = match error {
             StoreError::Missing { .. } => return self.unsound("a marker object is gone again"),
@@ -180,18 +262,31 @@ impl Where<'_> {
             StoreError::NotApplied(cause) | StoreError::Unknown(cause) => cause,
         };
         let Cause { kind, text: cause } = cause;
-        if kind == CauseKind::Refused && (cause.contains("NoSuchBucket") || cause.contains("bucket does not exist")) {
+        if kind == CauseKind::Refused
+            && (cause.contains("NoSuchBucket") || cause.contains("bucket does not exist"))
+        {
             return BucketError::Missing { url, endpoint };
         }
         match kind {
-            CauseKind::Refused => BucketError::Refused { url, endpoint, action, cause },
-            CauseKind::Unreachable | CauseKind::Busy | CauseKind::Other => BucketError::Unreachable { endpoint, cause },
+            CauseKind::Refused => BucketError::Refused {
+                url,
+                endpoint,
+                action,
+                cause,
+            },
+            CauseKind::Unreachable | CauseKind::Busy | CauseKind::Other => {
+                BucketError::Unreachable { endpoint, cause }
+            }
         }
     }
 
     fn unsound(&self, cause: &str) -> BucketError {
         let endpoint = self.endpoint.clone().unwrap_or_default();
-        BucketError::Unsound { url: self.config.url.clone(), endpoint, cause: cause.to_owned() }
+        BucketError::Unsound {
+            url: self.config.url.clone(),
+            endpoint,
+            cause: cause.to_owned(),
+        }
     }
 }
 
@@ -204,7 +299,10 @@ mod tests {
     }
 
     async fn open(url: &str) -> Result<Store, BucketError> {
-        let config = BucketConfig { url: url.to_owned(), ..BucketConfig::default() };
+        let config = BucketConfig {
+            url: url.to_owned(),
+            ..BucketConfig::default()
+        };
         open_bucket(&config, Patience::default(), chance()).await
     }
 
@@ -227,7 +325,10 @@ mod tests {
             assert!(matches!(error, BucketError::BadUrl { .. }), "{url}: {error}");
         }
         let error = open(&format!("file://{}", file.display())).await.unwrap_err();
-        assert!(matches!(error, BucketError::Directory { .. }) && !error.to_string().contains('\n'), "{error}");
+        assert!(
+            matches!(error, BucketError::Directory { .. }) && !error.to_string().contains('\n'),
+            "{error}"
+        );
     }
 
     #[test]

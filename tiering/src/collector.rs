@@ -8,7 +8,8 @@
 use crate::TierPartition;
 use crate::commit::{Committed, MetadataError, TierMetadata};
 use crate::keys::{self, Name};
-use crate::store::{Listed, Reason, StoreError};
+use crate::store::{Listed, Reason};
+use crate::store_error::StoreError;
 use crate::tier::Tier;
 use crate::uploader::{Change, UploadError};
 use futures::StreamExt;
@@ -57,18 +58,33 @@ impl Tier {
         metadata: Arc<dyn TierMetadata>,
     ) -> Result<Trimmed, CollectError> {
         let committed = metadata.current(partition).await?;
-        let Some(pointer) = committed.pointer.filter(|pointer| pointer.start < committed.log_start) else {
+        let Some(pointer) = committed
+            .pointer
+            .filter(|pointer| pointer.start < committed.log_start)
+        else {
             return Ok(Trimmed::default());
         };
-        let manifest = self.manifest(partition, &pointer).await.map_err(|error| later(&error))?;
-        if manifest.entries.first().is_none_or(|entry| entry.end() > committed.log_start) {
+        let manifest = self
+            .manifest(partition, &pointer)
+            .await
+            .map_err(|error| later(&error))?;
+        if manifest
+            .entries
+            .first()
+            .is_none_or(|entry| entry.end() > committed.log_start)
+        {
             return Ok(Trimmed::default());
         }
-        let done = self.commit(partition, epoch, Change::Trim, Arc::clone(&metadata)).await;
+        let done = self
+            .commit(partition, epoch, Change::Trim, Arc::clone(&metadata))
+            .await;
         let (_, dropped) = done.map_err(CollectError::from)?;
         metadata.barrier().await?;
         let bytes = dropped.iter().map(|entry| entry.object_bytes).sum();
-        let keys = dropped.iter().map(|entry| self.inner.keys.segment(partition, entry.name)).collect();
+        let keys = dropped
+            .iter()
+            .map(|entry| self.inner.keys.segment(partition, entry.name))
+            .collect();
         let objects = self.delete(keys).await?;
         Ok(Trimmed { objects, bytes })
     }
@@ -91,20 +107,35 @@ impl Tier {
         }
         let mut named = HashSet::new();
         if let Some(pointer) = &committed.pointer {
-            let manifest = self.manifest(partition, pointer).await.map_err(|error| later(&error))?;
-            named.extend(manifest.entries.iter().map(|entry| self.inner.keys.segment(partition, entry.name)));
+            let manifest = self
+                .manifest(partition, pointer)
+                .await
+                .map_err(|error| later(&error))?;
+            named.extend(
+                manifest
+                    .entries
+                    .iter()
+                    .map(|entry| self.inner.keys.segment(partition, entry.name)),
+            );
             named.insert(pointer.manifest_key.clone());
         }
         let there = listed.iter().filter(|object| named.contains(&object.key)).count();
-        let orphans: Vec<&Listed> =
-            listed.iter().filter(|object| is_orphan(object, &named, &in_flight, &committed)).collect();
+        let orphans: Vec<&Listed> = listed
+            .iter()
+            .filter(|object| is_orphan(object, &named, &in_flight, &committed))
+            .collect();
         let deleted_bytes = orphans.iter().map(|object| object.bytes).sum();
         let keys: Vec<String> = orphans.iter().map(|object| object.key.clone()).collect();
         if !keys.is_empty() {
             metadata.barrier().await?;
         }
         let deleted = self.delete(keys).await?;
-        Ok(Swept { listed: listed.len(), deleted, deleted_bytes, missing: named.len() - there })
+        Ok(Swept {
+            listed: listed.len(),
+            deleted,
+            deleted_bytes,
+            missing: named.len() - there,
+        })
     }
 
     /// Everything of a partition whose topic was deleted. To be called until it finds nothing: an upload that was
@@ -124,12 +155,19 @@ impl Tier {
         let deleted_bytes = listed.iter().map(|object| object.bytes).sum();
         let keys = listed.iter().map(|object| object.key.clone()).collect();
         let deleted = self.delete(keys).await?;
-        Ok(Swept { listed: listed.len(), deleted, deleted_bytes, missing: 0 })
+        Ok(Swept {
+            listed: listed.len(),
+            deleted,
+            deleted_bytes,
+            missing: 0,
+        })
     }
 
     async fn list(&self, partition: TierPartition) -> Result<Vec<Listed>, CollectError> {
         let (store, way) = (self.inner.store.clone(), self.inner.keys.partition(partition));
-        let listed = self.on_runtime(async move { Ok(store.list(Reason::Scrub, &way).await?) }).await;
+        let listed = self
+            .on_runtime(async move { Ok(store.list(Reason::Scrub, &way).await?) })
+            .await;
         listed.map_err(|error| later(&error))
     }
 
@@ -141,7 +179,8 @@ impl Tier {
                 let store = store.clone();
                 async move { store.delete(Reason::Scrub, &key).await }
             });
-            let outcomes: Vec<Result<(), StoreError>> = deletes.buffer_unordered(DELETES_PARALLEL).collect().await;
+            let outcomes: Vec<Result<(), StoreError>> =
+                deletes.buffer_unordered(DELETES_PARALLEL).collect().await;
             let deleted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
             match outcomes.into_iter().find_map(Result::err) {
                 Some(error) if deleted == 0 => Err(error.into()),
@@ -153,7 +192,12 @@ impl Tier {
 }
 
 /// Not named, and never to be: its writer can commit no more, or is this broker and has ended.
-fn is_orphan(object: &Listed, named: &HashSet<String>, in_flight: &HashSet<Uuid>, committed: &Committed) -> bool {
+fn is_orphan(
+    object: &Listed,
+    named: &HashSet<String>,
+    in_flight: &HashSet<Uuid>,
+    committed: &Committed,
+) -> bool {
     let (epoch, attempt) = match keys::parse(&object.key) {
         Name::Segment(name) => (name.epoch, name.attempt),
         Name::Manifest(name) => (name.epoch, name.attempt),

@@ -20,7 +20,10 @@ pub(crate) async fn standard_chain() -> SdkConfig {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
-    aws_config::defaults(BehaviorVersion::latest()).http_client(https).load().await
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(https)
+        .load()
+        .await
 }
 
 #[derive(Debug)]
@@ -37,7 +40,10 @@ struct Current {
 
 impl Credentials {
     pub(crate) fn new(provider: SharedCredentialsProvider) -> Self {
-        Self { provider, current: Mutex::new(None) }
+        Self {
+            provider,
+            current: Mutex::new(None),
+        }
     }
 }
 
@@ -62,7 +68,10 @@ impl object_store::CredentialProvider for Credentials {
                 return Ok(Arc::clone(&held.credential));
             }
             (Err(source), _) => {
-                return Err(object_store::Error::Unauthenticated { path: String::new(), source: Box::new(source) });
+                return Err(object_store::Error::Unauthenticated {
+                    path: String::new(),
+                    source: Box::new(source),
+                });
             }
         };
         let credential = Arc::new(AwsCredential {
@@ -70,7 +79,10 @@ impl object_store::CredentialProvider for Credentials {
             secret_key: fresh.secret_access_key().to_owned(),
             token: fresh.session_token().map(ToOwned::to_owned),
         });
-        *current = Some(Current { credential: Arc::clone(&credential), expiry: fresh.expiry() });
+        *current = Some(Current {
+            credential: Arc::clone(&credential),
+            expiry: fresh.expiry(),
+        });
         Ok(credential)
     }
 }

@@ -41,7 +41,12 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     pub(crate) fn new(window_max: u32) -> Self {
-        Self { window: Window::new(window_max), next: None, current: None, ahead: VecDeque::new() }
+        Self {
+            window: Window::new(window_max),
+            next: None,
+            current: None,
+            ahead: VecDeque::new(),
+        }
     }
 }
 
@@ -62,7 +67,10 @@ pub(crate) struct Cursors {
 
 impl Cursors {
     pub(crate) fn new(slots_max: usize) -> Self {
-        Self { slots: Mutex::default(), slots_max: slots_max.max(1) }
+        Self {
+            slots: Mutex::default(),
+            slots_max: slots_max.max(1),
+        }
     }
 
     pub(crate) fn take(&self, id: CursorId, partition: TierPartition, position: Offset) -> Option<Cursor> {
@@ -81,14 +89,23 @@ impl Cursors {
             let oldest = slots.iter().min_by_key(|(_, slot)| slot.used).map(|(id, _)| *id);
             oldest.and_then(|oldest| slots.remove(&oldest));
         }
-        slots.insert(id, Slot { partition, position, used, cursor: Some(cursor) });
+        slots.insert(
+            id,
+            Slot {
+                partition,
+                position,
+                used,
+                cursor: Some(cursor),
+            },
+        );
     }
 
     /// Whether another cursor that is alive is behind `position`.
     pub(crate) fn is_followed(&self, id: CursorId, partition: TierPartition, position: Offset) -> bool {
-        self.slots.lock().iter().any(|(other, slot)| {
-            *other != id && slot.partition == partition && slot.position < position
-        })
+        self.slots
+            .lock()
+            .iter()
+            .any(|(other, slot)| *other != id && slot.partition == partition && slot.position < position)
     }
 
     /// Takes the windows of cursors that were not read for `idle`; returns how many chunks went unread.
@@ -105,8 +122,15 @@ impl Cursors {
             !expired || slot.cursor.is_none()
         });
         if press {
-            let holds = |slot: &Slot| slot.cursor.as_ref().is_some_and(|c| c.current.is_some() || !c.ahead.is_empty());
-            let oldest = slots.values_mut().filter(|slot| holds(slot)).min_by_key(|slot| slot.used);
+            let holds = |slot: &Slot| {
+                slot.cursor
+                    .as_ref()
+                    .is_some_and(|c| c.current.is_some() || !c.ahead.is_empty())
+            };
+            let oldest = slots
+                .values_mut()
+                .filter(|slot| holds(slot))
+                .min_by_key(|slot| slot.used);
             if let Some(cursor) = oldest.and_then(|slot| slot.cursor.as_mut()) {
                 unread += cursor.ahead.len();
                 cursor.current = None;

@@ -24,14 +24,9 @@ impl FileThreads {
         let queue = Arc::new(parking_lot::Mutex::new(queue));
         for i in 0..count {
             let queue = Arc::clone(&queue);
-            std::thread::Builder::new().name(format!("varve-tier-{i}")).spawn(move || {
-                loop {
-                    // The lock is held while waiting: the others wait for the lock instead, which is the same.
-                    let job = queue.lock().blocking_recv();
-                    let Some(job) = job else { return };
-                    job();
-                }
-            })?;
+            std::thread::Builder::new()
+                .name(format!("varve-tier-{i}"))
+                .spawn(move || work_through(&queue))?;
         }
         Ok(Self { jobs })
     }
@@ -48,5 +43,14 @@ impl FileThreads {
         });
         self.jobs.send(job).await.map_err(|_closed| Stopped)?;
         answer.await.map_err(|_gone| Stopped)
+    }
+}
+
+fn work_through(queue: &parking_lot::Mutex<mpsc::Receiver<Job>>) {
+    loop {
+        // The lock is held while waiting: the others wait for the lock instead, which is the same.
+        let job = queue.lock().blocking_recv();
+        let Some(job) = job else { return };
+        job();
     }
 }

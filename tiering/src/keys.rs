@@ -45,7 +45,9 @@ pub(crate) enum Name {
 
 impl Keys {
     pub fn new(cluster: &str) -> Self {
-        Self { cluster: cluster.to_owned() }
+        Self {
+            cluster: cluster.to_owned(),
+        }
     }
 
     /// Everything of the partition lies below it.
@@ -59,16 +61,32 @@ impl Keys {
     }
 
     pub fn segment(&self, partition: TierPartition, name: SegmentName) -> String {
-        let SegmentName { base, end, epoch, attempt } = name;
+        let SegmentName {
+            base,
+            end,
+            epoch,
+            attempt,
+        } = name;
         let (base, end, epoch) = (base.value(), end.value(), epoch.value());
         let way = self.partition(partition);
-        format!("{way}/seg/{base:020}-{end:020}-{epoch:08x}-{}.vsg", attempt.simple())
+        format!(
+            "{way}/seg/{base:020}-{end:020}-{epoch:08x}-{}.vsg",
+            attempt.simple()
+        )
     }
 
     pub fn manifest(&self, partition: TierPartition, name: ManifestName) -> String {
-        let ManifestName { epoch, version, attempt } = name;
+        let ManifestName {
+            epoch,
+            version,
+            attempt,
+        } = name;
         let way = self.partition(partition);
-        format!("{way}/man/{:08x}-{version:016x}-{}.vmf", epoch.value(), attempt.simple())
+        format!(
+            "{way}/man/{:08x}-{version:016x}-{}.vmf",
+            epoch.value(),
+            attempt.simple()
+        )
     }
 }
 
@@ -81,7 +99,10 @@ impl SegmentName {
 /// Reads the last part of a key.
 pub(crate) fn parse(key: &str) -> Name {
     let last = key.rsplit('/').next().unwrap_or(key);
-    segment(last).map(Name::Segment).or_else(|| manifest(last).map(Name::Manifest)).unwrap_or(Name::Foreign)
+    segment(last)
+        .map(Name::Segment)
+        .or_else(|| manifest(last).map(Name::Manifest))
+        .unwrap_or(Name::Foreign)
 }
 
 fn segment(name: &str) -> Option<SegmentName> {
@@ -90,7 +111,12 @@ fn segment(name: &str) -> Option<SegmentName> {
     let end = Offset::new(parts.next()?.parse().ok()?);
     let epoch = LeaderEpoch::new(i32::from_str_radix(parts.next()?, 16).ok()?);
     let attempt = Uuid::try_parse(parts.next()?).ok()?;
-    parts.next().is_none().then_some(SegmentName { base, end, epoch, attempt })
+    parts.next().is_none().then_some(SegmentName {
+        base,
+        end,
+        epoch,
+        attempt,
+    })
 }
 
 fn manifest(name: &str) -> Option<ManifestName> {
@@ -98,7 +124,11 @@ fn manifest(name: &str) -> Option<ManifestName> {
     let epoch = LeaderEpoch::new(i32::from_str_radix(parts.next()?, 16).ok()?);
     let version = u64::from_str_radix(parts.next()?, 16).ok()?;
     let attempt = Uuid::try_parse(parts.next()?).ok()?;
-    parts.next().is_none().then_some(ManifestName { epoch, version, attempt })
+    parts.next().is_none().then_some(ManifestName {
+        epoch,
+        version,
+        attempt,
+    })
 }
 
 #[cfg(test)]
@@ -107,7 +137,10 @@ mod tests {
     use varve_cluster::TopicId;
 
     fn partition() -> TierPartition {
-        TierPartition { topic: TopicId::new(Uuid::from_u128(0xabc)), index: 3 }
+        TierPartition {
+            topic: TopicId::new(Uuid::from_u128(0xabc)),
+            index: 3,
+        }
     }
 
     #[test]
@@ -120,14 +153,29 @@ mod tests {
             attempt: Uuid::from_u128(9),
         };
         assert_eq!(parse(&keys.segment(partition(), name)), Name::Segment(name));
-        let name = ManifestName { epoch: LeaderEpoch::new(17), version: 12, attempt: Uuid::from_u128(9) };
+        let name = ManifestName {
+            epoch: LeaderEpoch::new(17),
+            version: 12,
+            attempt: Uuid::from_u128(9),
+        };
         assert_eq!(parse(&keys.manifest(partition(), name)), Name::Manifest(name));
-        assert!(keys.manifest(partition(), name).starts_with(&keys.partition(partition())));
+        assert!(
+            keys.manifest(partition(), name)
+                .starts_with(&keys.partition(partition()))
+        );
     }
 
     #[test]
     fn foreign_names_are_left_alone() {
-        for key in ["", "a/b/c", "x.vsg", "1-2-3.vsg", "seg/1-2-zz-00.vsg", "man/1-1.vmf", "1-2-3-4-5.vsg"] {
+        for key in [
+            "",
+            "a/b/c",
+            "x.vsg",
+            "1-2-3.vsg",
+            "seg/1-2-zz-00.vsg",
+            "man/1-1.vmf",
+            "1-2-3-4-5.vsg",
+        ] {
             assert_eq!(parse(key), Name::Foreign, "{key}");
         }
     }

@@ -8,10 +8,10 @@
 //! whole runs of the oldest are to move into page objects of their own, named by the manifest with range, bytes and
 //! hash; until that is written such a manifest is refused when it is made, never when it is read.
 
+use crate::TierPartition;
 use crate::encoding::{In, Out};
 use crate::keys::SegmentName;
 use crate::object::{Block, decode_blocks, encode_blocks, low_half};
-use crate::TierPartition;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use std::ops::Range;
@@ -55,8 +55,20 @@ impl Entry {
     pub fn new(name: SegmentName, position: u64, bytes: u64, object_bytes: u64, blocks: Vec<Block>) -> Self {
         let starts: Vec<u64> = blocks.iter().map(|block| block.position).collect();
         let chunks = varve_cache::lay_out(&starts, bytes);
-        let max_timestamp = blocks.iter().map(|block| block.max_timestamp).max().unwrap_or(Timestamp::NONE);
-        Self { name, position, bytes, object_bytes, max_timestamp, blocks, chunks }
+        let max_timestamp = blocks
+            .iter()
+            .map(|block| block.max_timestamp)
+            .max()
+            .unwrap_or(Timestamp::NONE);
+        Self {
+            name,
+            position,
+            bytes,
+            object_bytes,
+            max_timestamp,
+            blocks,
+            chunks,
+        }
     }
 
     pub fn base(&self) -> Offset {
@@ -73,7 +85,9 @@ impl Entry {
 
     /// The last block that begins at or before `offset`.
     pub(crate) fn block_of(&self, offset: Offset) -> usize {
-        self.blocks.partition_point(|block| block.offset <= offset).saturating_sub(1)
+        self.blocks
+            .partition_point(|block| block.offset <= offset)
+            .saturating_sub(1)
     }
 
     pub(crate) fn chunk_of(&self, block: usize) -> u32 {
@@ -82,11 +96,18 @@ impl Entry {
     }
 
     pub(crate) fn chunk_key(&self, chunk: u32) -> ChunkKey {
-        ChunkKey { object: self.name.object(), chunk }
+        ChunkKey {
+            object: self.name.object(),
+            chunk,
+        }
     }
 
     pub(crate) fn chunk_blocks(&self, chunk: u32) -> Range<usize> {
-        let first = |chunk: usize| self.chunks.get(chunk).map_or(self.blocks.len(), |first| *first as usize);
+        let first = |chunk: usize| {
+            self.chunks
+                .get(chunk)
+                .map_or(self.blocks.len(), |first| *first as usize)
+        };
         first(chunk as usize)..first(chunk as usize + 1)
     }
 
@@ -104,7 +125,11 @@ impl Entry {
                 len,
             );
         }
-        Span { start, end, crc: low_half(crc) }
+        Span {
+            start,
+            end,
+            crc: low_half(crc),
+        }
     }
 
     fn block_start(&self, index: usize) -> u64 {
@@ -127,7 +152,10 @@ impl Span {
     }
 
     pub(crate) fn expect(&self) -> Expect {
-        Expect { bytes: self.bytes(), crc: self.crc }
+        Expect {
+            bytes: self.bytes(),
+            crc: self.crc,
+        }
     }
 }
 
@@ -190,7 +218,10 @@ impl Manifest {
     }
 
     pub fn decode(bytes: &Bytes) -> Result<Self, &'static str> {
-        let body = bytes.len().checked_sub(HASH_BYTES).ok_or("manifest is cut short")?;
+        let body = bytes
+            .len()
+            .checked_sub(HASH_BYTES)
+            .ok_or("manifest is cut short")?;
         if !bytes.starts_with(MAGIC) {
             return Err("not a manifest");
         }
@@ -203,7 +234,10 @@ impl Manifest {
             return Err("manifest is of a later version");
         }
         let manifest = Self::fields(&mut input).ok_or("manifest cannot be read")?;
-        let mut touch = manifest.entries.windows(2).map(|pair| pair[0].end() == pair[1].base());
+        let mut touch = manifest
+            .entries
+            .windows(2)
+            .map(|pair| pair[0].end() == pair[1].base());
         if !touch.all(|touches| touches) || manifest.entries.iter().any(|entry| entry.base() >= entry.end()) {
             return Err("manifest has a gap or an overlap");
         }
@@ -221,7 +255,13 @@ impl Manifest {
         for _ in 0..count {
             entries.push(Arc::new(entry(In::new(input.section()?))?));
         }
-        Some(Self { partition: TierPartition { topic, index }, version, epoch, entries, epoch_chain })
+        Some(Self {
+            partition: TierPartition { topic, index },
+            version,
+            epoch,
+            entries,
+            epoch_chain,
+        })
     }
 }
 
@@ -235,10 +275,21 @@ fn entry(mut input: In) -> Option<Entry> {
     let object_bytes = input.varint()?;
     let blocks = decode_blocks(input.section()?)?;
     let inside = position.checked_add(bytes)? <= object_bytes;
-    let in_order = blocks.windows(2).all(|w| w[0].position < w[1].position && w[0].offset < w[1].offset);
-    let covers = blocks.first().is_some_and(|block| block.position == 0 && block.offset == base)
-        && blocks.last().is_some_and(|block| block.position < bytes && block.offset < end);
-    let name = SegmentName { base, end, epoch, attempt };
+    let in_order = blocks
+        .windows(2)
+        .all(|w| w[0].position < w[1].position && w[0].offset < w[1].offset);
+    let covers = blocks
+        .first()
+        .is_some_and(|block| block.position == 0 && block.offset == base)
+        && blocks
+            .last()
+            .is_some_and(|block| block.position < bytes && block.offset < end);
+    let name = SegmentName {
+        base,
+        end,
+        epoch,
+        attempt,
+    };
     (inside && in_order && covers).then(|| Entry::new(name, position, bytes, object_bytes, blocks))
 }
 
@@ -269,12 +320,27 @@ pub(crate) mod tests {
                 crc: 5,
             };
             let bytes = u64::try_from(*len).unwrap() * 1000;
-            entries.push(Arc::new(Entry::new(name, 64, bytes, bytes + 500, (0..*len).map(block).collect())));
+            entries.push(Arc::new(Entry::new(
+                name,
+                64,
+                bytes,
+                bytes + 500,
+                (0..*len).map(block).collect(),
+            )));
             base += len;
         }
-        let partition = TierPartition { topic: TopicId::new(Uuid::from_u128(9)), index: 1 };
+        let partition = TierPartition {
+            topic: TopicId::new(Uuid::from_u128(9)),
+            index: 1,
+        };
         let (version, epoch) = (3, LeaderEpoch::new(1));
-        Manifest { partition, version, epoch, entries, epoch_chain: Bytes::from_static(b"chain") }
+        Manifest {
+            partition,
+            version,
+            epoch,
+            entries,
+            epoch_chain: Bytes::from_static(b"chain"),
+        }
     }
 
     #[test]
@@ -287,18 +353,31 @@ pub(crate) mod tests {
     fn a_gap_or_an_overlap_cannot_be_decoded() {
         let mut gap = manifest(0, &[5, 5, 5]);
         gap.entries.remove(1);
-        assert_eq!(Manifest::decode(&gap.encode()), Err("manifest has a gap or an overlap"));
+        assert_eq!(
+            Manifest::decode(&gap.encode()),
+            Err("manifest has a gap or an overlap")
+        );
         let mut overlap = manifest(0, &[5, 5]);
         let again = Arc::clone(&overlap.entries[0]);
         overlap.entries.insert(1, again);
-        assert_eq!(Manifest::decode(&overlap.encode()), Err("manifest has a gap or an overlap"));
+        assert_eq!(
+            Manifest::decode(&overlap.encode()),
+            Err("manifest has a gap or an overlap")
+        );
     }
 
     #[test]
     fn every_offset_is_found_in_its_entry_and_nothing_outside() {
         let manifest = manifest(10, &[5, 1, 4]);
-        let found: Vec<_> = (9..21).map(|offset| manifest.entry_of(Offset::new(offset))).collect();
-        let expected = [None].into_iter().chain([0; 5].map(Some)).chain([Some(1)]).chain([2; 4].map(Some)).chain([None]);
+        let found: Vec<_> = (9..21)
+            .map(|offset| manifest.entry_of(Offset::new(offset)))
+            .collect();
+        let expected = [None]
+            .into_iter()
+            .chain([0; 5].map(Some))
+            .chain([Some(1)])
+            .chain([2; 4].map(Some))
+            .chain([None]);
         assert_eq!(found, expected.collect::<Vec<_>>());
     }
 

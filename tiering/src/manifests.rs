@@ -2,7 +2,8 @@
 
 use crate::TierPartition;
 use crate::manifest::Manifest;
-use crate::store::{Reason, Store, StoreError};
+use crate::store::{Reason, Store};
+use crate::store_error::StoreError;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +28,11 @@ struct Held {
 
 impl Manifests {
     pub(crate) fn new(store: Store, bytes_max: usize) -> Self {
-        Self { store, bytes_max, held: Mutex::default() }
+        Self {
+            store,
+            bytes_max,
+            held: Mutex::default(),
+        }
     }
 
     /// The manifest that `pointer` names, and no other: its hash, partition, version and range are checked.
@@ -39,7 +44,10 @@ impl Manifests {
         let slot = self.slot(&pointer.manifest_key);
         let load = || async {
             let bytes = self.store.get(Reason::Manifest, &pointer.manifest_key).await?;
-            let corrupt = |reason| StoreError::Corrupt { key: pointer.manifest_key.clone(), reason };
+            let corrupt = |reason| StoreError::Corrupt {
+                key: pointer.manifest_key.clone(),
+                reason,
+            };
             // The hash covers what encode() made, which ends in the same checksum over the rest.
             if Manifest::hash(&bytes) != pointer.manifest_hash {
                 return Err(corrupt("manifest is not the one that was committed"));
@@ -48,7 +56,10 @@ impl Manifests {
             if manifest.partition != partition || manifest.version != pointer.version {
                 return Err(corrupt("manifest is of another partition or version"));
             }
-            let range = (manifest.start().unwrap_or(pointer.end), manifest.end().unwrap_or(pointer.end));
+            let range = (
+                manifest.start().unwrap_or(pointer.end),
+                manifest.end().unwrap_or(pointer.end),
+            );
             if range != (pointer.start, pointer.end) {
                 return Err(corrupt("manifest does not cover what was committed"));
             }
@@ -90,8 +101,14 @@ impl Manifests {
         let weigh = |slot: &Slot| slot.get().map_or(256, |manifest| manifest.weight());
         let mut weight: usize = held.slots.values().map(|(slot, _)| weigh(slot)).sum();
         while weight > self.bytes_max && held.slots.len() > 1 {
-            let oldest = held.slots.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
-            let Some((slot, _)) = oldest.and_then(|key| held.slots.remove(&key)) else { return };
+            let oldest = held
+                .slots
+                .iter()
+                .min_by_key(|(_, (_, used))| *used)
+                .map(|(key, _)| key.clone());
+            let Some((slot, _)) = oldest.and_then(|key| held.slots.remove(&key)) else {
+                return;
+            };
             weight -= weigh(&slot).min(weight);
         }
     }

@@ -77,7 +77,10 @@ impl Header {
         out.raw(&self.epoch.value().to_le_bytes());
         out.raw(&[0; 8]);
         out.u32(crc_fast::crc32_iscsi(&out.bytes));
-        assert!(out.bytes.len() == HEADER_BYTES, "segment header has its fixed length");
+        assert!(
+            out.bytes.len() == HEADER_BYTES,
+            "segment header has its fixed length"
+        );
         out.bytes.into()
     }
 
@@ -96,7 +99,16 @@ impl Header {
             let end = Offset::new(i64::from_le_bytes(input.array()?));
             let epoch = LeaderEpoch::new(i32::from_le_bytes(input.array()?));
             input.raw(8)?;
-            Some((version, Self { partition: TierPartition { topic, index }, base, end, epoch }, input.u32()?))
+            Some((
+                version,
+                Self {
+                    partition: TierPartition { topic, index },
+                    base,
+                    end,
+                    epoch,
+                },
+                input.u32()?,
+            ))
         })();
         match fields {
             Some((_, _, stored)) if stored != crc => Err("segment header fails its checksum"),
@@ -137,7 +149,9 @@ impl Sections {
     /// Reads them out of the end of an object of `object_bytes`; `tail` is that end, from behind the data or before.
     pub fn decode(tail: &Bytes, object_bytes: u64) -> Result<Self, &'static str> {
         let footer = footer(tail)?;
-        let tail_start = object_bytes.checked_sub(tail.len() as u64).ok_or("tail is longer than its object")?;
+        let tail_start = object_bytes
+            .checked_sub(tail.len() as u64)
+            .ok_or("tail is longer than its object")?;
         let mut input = In::new(footer);
         let mut sections = Self::default();
         let cut_short = "segment footer is cut short";
@@ -148,8 +162,14 @@ impl Sections {
             let len = input.u64().ok_or(cut_short)?;
             let crc = input.u32().ok_or(cut_short)?;
             let outside = "segment section lies outside of its object";
-            let start = position.checked_sub(tail_start).and_then(|at| usize::try_from(at).ok()).ok_or(outside)?;
-            let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len)).ok_or(outside)?;
+            let start = position
+                .checked_sub(tail_start)
+                .and_then(|at| usize::try_from(at).ok())
+                .ok_or(outside)?;
+            let end = usize::try_from(len)
+                .ok()
+                .and_then(|len| start.checked_add(len))
+                .ok_or(outside)?;
             if end > tail.len() {
                 return Err(outside);
             }
@@ -171,7 +191,10 @@ impl Sections {
 }
 
 fn footer(tail: &Bytes) -> Result<Bytes, &'static str> {
-    let trailer = tail.len().checked_sub(TRAILER_BYTES).ok_or("segment object has no footer")?;
+    let trailer = tail
+        .len()
+        .checked_sub(TRAILER_BYTES)
+        .ok_or("segment object has no footer")?;
     let mut input = In::new(tail.slice(trailer..));
     let (Some(len), Some(crc), Some(magic)) = (input.u32(), input.u32(), input.array::<8>()) else {
         return Err("segment object has no footer");
@@ -179,7 +202,9 @@ fn footer(tail: &Bytes) -> Result<Bytes, &'static str> {
     if &magic != END_MAGIC {
         return Err("segment object has no footer");
     }
-    let start = trailer.checked_sub(len as usize).ok_or("segment footer is longer than its object")?;
+    let start = trailer
+        .checked_sub(len as usize)
+        .ok_or("segment footer is longer than its object")?;
     let footer = tail.slice(start..trailer);
     if crc_fast::crc32_iscsi(&footer) != crc {
         return Err("segment footer fails its checksum");
@@ -191,7 +216,12 @@ fn footer(tail: &Bytes) -> Result<Bytes, &'static str> {
 pub(crate) fn encode_blocks(blocks: &[Block]) -> Bytes {
     let mut out = Out::default();
     out.varint(blocks.len() as u64);
-    let mut last = Block { offset: Offset::ZERO, position: 0, max_timestamp: Timestamp::new(0), crc: 0 };
+    let mut last = Block {
+        offset: Offset::ZERO,
+        position: 0,
+        max_timestamp: Timestamp::new(0),
+        crc: 0,
+    };
     for block in blocks {
         out.signed(block.offset.since(last.offset));
         out.varint(block.position - last.position);
@@ -207,12 +237,22 @@ pub(crate) fn decode_blocks(bytes: Bytes) -> Option<Vec<Block>> {
     let count = usize::try_from(input.varint()?).ok()?;
     // Seven bytes is the least a block takes: nothing is allocated for a count that lies.
     let mut blocks = Vec::with_capacity(count.min(input.left() / 7));
-    let mut last = Block { offset: Offset::ZERO, position: 0, max_timestamp: Timestamp::new(0), crc: 0 };
+    let mut last = Block {
+        offset: Offset::ZERO,
+        position: 0,
+        max_timestamp: Timestamp::new(0),
+        crc: 0,
+    };
     for _ in 0..count {
         let offset = last.offset.plus(input.signed()?);
         let position = last.position.checked_add(input.varint()?)?;
         let max_timestamp = last.max_timestamp.plus(input.signed()?);
-        last = Block { offset, position, max_timestamp, crc: input.u32()? };
+        last = Block {
+            offset,
+            position,
+            max_timestamp,
+            crc: input.u32()?,
+        };
         blocks.push(last);
     }
     Some(blocks)
@@ -238,7 +278,12 @@ pub(crate) struct BatchAt {
 impl BlockCutter {
     pub(crate) fn new() -> Self {
         let digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        Self { blocks: Vec::new(), digest, open: None, position: 0 }
+        Self {
+            blocks: Vec::new(),
+            digest,
+            open: None,
+            position: 0,
+        }
     }
 
     /// `run` is nothing but `batches`, in order. The bytes are read once, a block at a time.
@@ -247,7 +292,9 @@ impl BlockCutter {
         let mut at = 0;
         for batch in batches {
             let len = batch.bytes as u64;
-            let full = self.open.is_some_and(|open| self.position + len - open.position > BLOCK_BYTES);
+            let full = self
+                .open
+                .is_some_and(|open| self.position + len - open.position > BLOCK_BYTES);
             if full {
                 self.digest.update(&run[hashed..at]);
                 hashed = at;
@@ -280,7 +327,10 @@ impl BlockCutter {
 }
 
 /// A 32-bit CRC out of the 64 bits that a digest answers with.
-#[expect(clippy::cast_possible_truncation, reason = "a CRC32C has 32 bits; the upper half is zero")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a CRC32C has 32 bits; the upper half is zero"
+)]
 pub(crate) const fn low_half(crc: u64) -> u32 {
     crc as u32
 }
@@ -291,8 +341,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> Header {
-        let partition = TierPartition { topic: TopicId::new(Uuid::from_u128(77)), index: 2 };
-        Header { partition, base: Offset::new(10), end: Offset::new(900), epoch: LeaderEpoch::new(4) }
+        let partition = TierPartition {
+            topic: TopicId::new(Uuid::from_u128(77)),
+            index: 2,
+        };
+        Header {
+            partition,
+            base: Offset::new(10),
+            end: Offset::new(900),
+            epoch: LeaderEpoch::new(4),
+        }
     }
 
     #[test]

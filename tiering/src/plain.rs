@@ -3,13 +3,14 @@
 //! Keys are relative to the bucket's prefix, requests are counted under one reason, and reads have the retries of
 //! [`Store`]: a body is complete before anything of it is handed on. Writes go through as they come, once.
 
-use crate::store::{Reason, Store, StoreError};
+use crate::store::{Reason, Store};
+use crate::store_error::StoreError;
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use std::fmt;
 
@@ -28,6 +29,10 @@ impl Plain {
         self.store.path(location.as_ref())
     }
 
+    fn way(&self, prefix: Option<&Path>) -> Path {
+        self.store.path(prefix.map_or("", Path::as_ref))
+    }
+
     fn relative(&self, mut meta: ObjectMeta) -> ObjectMeta {
         meta.location = Path::from(self.store.key(&meta.location));
         meta
@@ -36,7 +41,12 @@ impl Plain {
 
 impl fmt::Display for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "varve bucket for {}: {}", self.reason.name(), self.store.objects())
+        write!(
+            f,
+            "varve bucket for {}: {}",
+            self.reason.name(),
+            self.store.objects()
+        )
     }
 }
 
@@ -44,7 +54,10 @@ impl fmt::Display for Plain {
 impl ObjectStore for Plain {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         self.store.count_put(self.reason, payload.content_length());
-        self.store.objects().put_opts(&self.full(location), payload, options).await
+        self.store
+            .objects()
+            .put_opts(&self.full(location), payload, options)
+            .await
     }
 
     async fn put_multipart_opts(
@@ -53,7 +66,10 @@ impl ObjectStore for Plain {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         self.store.count_put(self.reason, 0);
-        self.store.objects().put_multipart_opts(&self.full(location), options).await
+        self.store
+            .objects()
+            .put_multipart_opts(&self.full(location), options)
+            .await
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -71,7 +87,10 @@ impl ObjectStore for Plain {
             && options.if_unmodified_since.is_none()
             && options.version.is_none();
         if let (true, Some(GetRange::Bounded(range))) = (plain, options.range.clone()) {
-            let got = self.store.get_range(self.reason, location.as_ref(), range.clone(), None).await;
+            let got = self
+                .store
+                .get_range(self.reason, location.as_ref(), range.clone(), None)
+                .await;
             return match got {
                 Ok(bytes) => Ok(whole(location, range.end, range, bytes)),
                 // Shorter than asked for: object_store's contract is to hand on what there is.
@@ -92,28 +111,45 @@ impl ObjectStore for Plain {
             this.full(&location)
         });
         let deleted = self.store.objects().delete_stream(full.boxed());
-        deleted.map_ok(move |path| Path::from(back.store.key(&path))).boxed()
+        deleted
+            .map_ok(move |path| Path::from(back.store.key(&path)))
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.store.count_list(self.reason);
-        let full = self.full(prefix.unwrap_or(&Path::default()));
+        let full = self.way(prefix);
         let this = self.clone();
-        self.store.objects().list(Some(&full)).map_ok(move |meta| this.relative(meta)).boxed()
+        self.store
+            .objects()
+            .list(Some(&full))
+            .map_ok(move |meta| this.relative(meta))
+            .boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         self.store.count_list(self.reason);
-        let full = self.full(prefix.unwrap_or(&Path::default()));
+        let full = self.way(prefix);
         let mut listed = self.store.objects().list_with_delimiter(Some(&full)).await?;
-        listed.objects = listed.objects.into_iter().map(|meta| self.relative(meta)).collect();
-        listed.common_prefixes = listed.common_prefixes.iter().map(|path| Path::from(self.store.key(path))).collect();
+        listed.objects = listed
+            .objects
+            .into_iter()
+            .map(|meta| self.relative(meta))
+            .collect();
+        listed.common_prefixes = listed
+            .common_prefixes
+            .iter()
+            .map(|path| Path::from(self.store.key(path)))
+            .collect();
         Ok(listed)
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.store.count_put(self.reason, 0);
-        self.store.objects().copy_opts(&self.full(from), &self.full(to), options).await
+        self.store
+            .objects()
+            .copy_opts(&self.full(from), &self.full(to), options)
+            .await
     }
 }
 
@@ -127,13 +163,25 @@ fn whole(location: &Path, size: u64, range: std::ops::Range<u64>, bytes: bytes::
         version: None,
     };
     let payload = GetResultPayload::Stream(futures::stream::once(async move { Ok(bytes) }).boxed());
-    GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() }
+    GetResult {
+        payload,
+        meta,
+        range,
+        attributes: Default::default(),
+        extensions: Default::default(),
+    }
 }
 
 fn foreign(location: &Path, error: StoreError) -> Error {
     let path = location.to_string();
     match error {
-        StoreError::Missing { .. } => Error::NotFound { path, source: Box::new(error) },
-        other => Error::Generic { store: "varve bucket", source: Box::new(other) },
+        StoreError::Missing { .. } => Error::NotFound {
+            path,
+            source: Box::new(error),
+        },
+        other => Error::Generic {
+            store: "varve bucket",
+            source: Box::new(other),
+        },
     }
 }

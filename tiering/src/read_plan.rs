@@ -24,7 +24,10 @@ impl ChunkAt {
     /// The offset after the last record of the chunk.
     pub(crate) fn end(&self) -> Offset {
         let behind = self.entry.chunk_blocks(self.chunk).end;
-        self.entry.blocks.get(behind).map_or(self.entry.end(), |block| block.offset)
+        self.entry
+            .blocks
+            .get(behind)
+            .map_or_else(|| self.entry.end(), |block| block.offset)
     }
 }
 
@@ -41,16 +44,25 @@ pub(crate) fn locate(manifest: &Manifest, offset: Offset) -> Option<Place> {
     let entry = Arc::clone(&manifest.entries[manifest.entry_of(offset)?]);
     let block = entry.block_of(offset);
     let chunk = entry.chunk_of(block);
-    Some(Place { at: ChunkAt { entry, chunk }, block })
+    Some(Place {
+        at: ChunkAt { entry, chunk },
+        block,
+    })
 }
 
 /// The chunk behind `at`, in the next entry if need be.
 pub(crate) fn next(manifest: &Manifest, at: &ChunkAt) -> Option<ChunkAt> {
     if at.chunk + 1 < at.entry.chunk_count() {
-        return Some(ChunkAt { entry: Arc::clone(&at.entry), chunk: at.chunk + 1 });
+        return Some(ChunkAt {
+            entry: Arc::clone(&at.entry),
+            chunk: at.chunk + 1,
+        });
     }
     let index = manifest.entry_of(at.entry.end())?;
-    Some(ChunkAt { entry: Arc::clone(&manifest.entries[index]), chunk: 0 })
+    Some(ChunkAt {
+        entry: Arc::clone(&manifest.entries[index]),
+        chunk: 0,
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use crate::TierPartition;
 use crate::cursors::{Cursor, CursorId, Fetch, Held};
 use crate::manifest::{Manifest, Span};
 use crate::read_plan::{ChunkAt, Place, locate, next};
-use crate::store::{Reason, StoreError};
+use crate::store::Reason;
+use crate::store_error::StoreError;
 use crate::tier::{Inner, Tier};
 use bytes::Bytes;
 use std::ops::Range;
@@ -42,7 +43,11 @@ impl TierSlice {
 pub enum ReadError {
     /// Not in this manifest: below its start, or at or past its end (there the local log goes on).
     #[error("offset is not in the tier. offset={offset}, start={start}, end={end}")]
-    OutOfRange { offset: Offset, start: Offset, end: Offset },
+    OutOfRange {
+        offset: Offset,
+        start: Offset,
+        end: Offset,
+    },
     /// For now. Ask the client to come again.
     #[error("object store does not answer. cause={0}")]
     Unavailable(String),
@@ -70,7 +75,11 @@ impl Tier {
         cursor: CursorId,
     ) -> Result<TierSlice, ReadError> {
         let inner = &self.inner;
-        let out_of_range = ReadError::OutOfRange { offset: from, start: pointer.start, end: pointer.end };
+        let out_of_range = ReadError::OutOfRange {
+            offset: from,
+            start: pointer.start,
+            end: pointer.end,
+        };
         if from < pointer.start || from >= pointer.end {
             return Err(out_of_range);
         }
@@ -81,7 +90,13 @@ impl Tier {
         let place = locate(&manifest, from).ok_or(out_of_range)?;
         let taken = inner.cursors.take(cursor, partition, from);
         let taken = taken.unwrap_or_else(|| Cursor::new(inner.settings.window_chunks_max));
-        let mut turn = Turn { inner, manifest: &manifest, partition, id: cursor, cursor: taken };
+        let mut turn = Turn {
+            inner,
+            manifest: &manifest,
+            partition,
+            id: cursor,
+            cursor: taken,
+        };
         let slice = turn.read(&place, from, max_bytes).await?;
         turn.cursor.next = Some(slice.next_offset);
         inner.cursors.put(cursor, partition, turn.cursor);
@@ -113,7 +128,10 @@ impl Turn<'_> {
             self.forget_window(&place.at);
         }
         let window = self.chunk(place, sequential).await?;
-        let mut slice = TierSlice { batches: Vec::new(), next_offset: from };
+        let mut slice = TierSlice {
+            batches: Vec::new(),
+            next_offset: from,
+        };
         window.append(&mut slice, place, max_bytes)?;
         if window.is_chunk {
             self.append_what_is_ready(&mut slice, max_bytes)?;
@@ -144,7 +162,9 @@ impl Turn<'_> {
         // The demanded chunk is on its way; only now may others follow it.
         self.cursor.window.sequential();
         self.read_ahead(&place.at);
-        let held = fetch.await.unwrap_or_else(|ended| Err(ReadError::stopped(&ended)))?;
+        let held = fetch
+            .await
+            .unwrap_or_else(|ended| Err(ReadError::stopped(&ended)))?;
         let loaded = Loaded::chunk(&place.at, held.bytes.clone());
         self.cursor.current = Some((place.at.clone(), held));
         Ok(loaded)
@@ -159,24 +179,41 @@ impl Turn<'_> {
         let work = async move { download(&inner, partition, &at, span).await };
         let done = self.inner.runtime.spawn(work).await;
         let bytes = done.unwrap_or_else(|ended| Err(ReadError::stopped(&ended)))?;
-        Ok(Loaded { bytes, start: span.start, is_chunk: false, at: place.at.clone(), blocks })
+        Ok(Loaded {
+            bytes,
+            start: span.start,
+            is_chunk: false,
+            at: place.at.clone(),
+            blocks,
+        })
     }
 
     fn append_what_is_ready(&mut self, slice: &mut TierSlice, max_bytes: usize) -> Result<(), ReadError> {
         while let Some((at, fetch)) = self.cursor.ahead.front()
             && fetch.is_finished()
-            && self.cursor.current.as_ref().is_some_and(|(at, _)| at.end() == slice.next_offset)
+            && self
+                .cursor
+                .current
+                .as_ref()
+                .is_some_and(|(at, _)| at.end() == slice.next_offset)
             && slice.bytes() < max_bytes
         {
             let at = at.clone();
-            let Some((_, fetch)) = self.cursor.ahead.pop_front() else { break };
+            let Some((_, fetch)) = self.cursor.ahead.pop_front() else {
+                break;
+            };
             // What failed ahead of time is asked for again when its turn comes.
-            let Some(Ok(Ok(held))) = futures::FutureExt::now_or_never(fetch) else { break };
+            let Some(Ok(Ok(held))) = futures::FutureExt::now_or_never(fetch) else {
+                break;
+            };
             let loaded = Loaded::chunk(&at, held.bytes.clone());
             self.cursor.current = Some((at.clone(), held));
             self.cursor.window.sequential();
             self.read_ahead(&at);
-            let place = Place { block: loaded.blocks.start, at };
+            let place = Place {
+                block: loaded.blocks.start,
+                at,
+            };
             let before = slice.bytes();
             loaded.append(slice, &place, max_bytes - before)?;
             if slice.bytes() == before {
@@ -190,7 +227,9 @@ impl Turn<'_> {
     fn read_ahead(&mut self, at: &ChunkAt) {
         while self.cursor.ahead.len() < self.cursor.window.ahead() as usize {
             let last = self.cursor.ahead.back().map_or(at, |(last, _)| last);
-            let Some(following) = next(self.manifest, last) else { return };
+            let Some(following) = next(self.manifest, last) else {
+                return;
+            };
             let Some(spent) = self.inner.budget.spend_ahead(following.span().bytes()) else {
                 let ready = u32::try_from(self.cursor.ahead.len()).unwrap_or(u32::MAX);
                 self.cursor.window.starved(ready);
@@ -211,7 +250,11 @@ impl Turn<'_> {
 
     fn forget_window(&mut self, at: &ChunkAt) {
         // A consumer that repeats a read, or steps back a little, is not somewhere else.
-        let near = self.cursor.current.as_ref().is_some_and(|(current, _)| current.key() == at.key());
+        let near = self
+            .cursor
+            .current
+            .as_ref()
+            .is_some_and(|(current, _)| current.key() == at.key());
         if near {
             return;
         }
@@ -256,7 +299,13 @@ struct Loaded {
 impl Loaded {
     fn chunk(at: &ChunkAt, bytes: Bytes) -> Self {
         let blocks = at.entry.chunk_blocks(at.chunk);
-        Self { bytes, start: at.span().start, is_chunk: true, at: at.clone(), blocks }
+        Self {
+            bytes,
+            start: at.span().start,
+            is_chunk: true,
+            at: at.clone(),
+            blocks,
+        }
     }
 
     /// Adds whole batches from `slice.next_offset` on; nothing if not even one fits and there is one already.
@@ -264,8 +313,13 @@ impl Loaded {
         let begin = self.position(place.block);
         let run = self.bytes.slice(begin..);
         let at_least_one = slice.batches.is_empty();
-        let cut = cut(&run, slice.next_offset, max_bytes, at_least_one, |position| self.jump(begin, position));
-        let (range, next_offset) = cut.map_err(|reason| ReadError::Corrupt { key: self.at.key().to_string(), reason })?;
+        let cut = cut(&run, slice.next_offset, max_bytes, at_least_one, |position| {
+            self.jump(begin, position)
+        });
+        let (range, next_offset) = cut.map_err(|reason| ReadError::Corrupt {
+            key: self.at.key().to_string(),
+            reason,
+        })?;
         if !range.is_empty() {
             slice.batches.push(run.slice(range));
             slice.next_offset = next_offset;
@@ -274,8 +328,15 @@ impl Loaded {
     }
 
     fn position(&self, block: usize) -> usize {
-        let block = self.at.entry.blocks.get(block).map_or(self.at.entry.bytes, |block| block.position);
-        usize::try_from(block.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.bytes.len())
+        let block = self
+            .at
+            .entry
+            .blocks
+            .get(block)
+            .map_or(self.at.entry.bytes, |block| block.position);
+        usize::try_from(block.saturating_sub(self.start))
+            .unwrap_or(usize::MAX)
+            .min(self.bytes.len())
     }
 
     /// The last block boundary at or before `position` of the run that begins at `begin`: batches before it need
@@ -283,9 +344,13 @@ impl Loaded {
     fn jump(&self, begin: usize, position: usize) -> Option<(usize, Offset)> {
         let blocks = &self.at.entry.blocks[self.blocks.clone()];
         let data = self.start + (begin + position) as u64;
-        let index = blocks.partition_point(|block| block.position <= data).checked_sub(1)?;
+        let index = blocks
+            .partition_point(|block| block.position <= data)
+            .checked_sub(1)?;
         let block = blocks[index];
-        let boundary = usize::try_from(block.position.checked_sub(self.start)?).ok()?.checked_sub(begin)?;
+        let boundary = usize::try_from(block.position.checked_sub(self.start)?)
+            .ok()?
+            .checked_sub(begin)?;
         Some((boundary, block.offset))
     }
 }
@@ -329,15 +394,26 @@ struct Frame {
 
 /// Length and end of the batch at `at`. Its CRC is not looked at: the block it lies in has been verified.
 fn frame(run: &Bytes, at: usize) -> Result<Frame, &'static str> {
-    let header = run.get(at..).and_then(|run| run.get(..varve_log::HEADER_BYTES)).ok_or("batch is cut short")?;
+    let header = run
+        .get(at..)
+        .and_then(|run| run.get(..varve_log::HEADER_BYTES))
+        .ok_or("batch is cut short")?;
     let field = |range: Range<usize>| <[u8; 4]>::try_from(&header[range]).map(i32::from_be_bytes);
     let base = <[u8; 8]>::try_from(&header[..8]).map(i64::from_be_bytes);
-    let (Ok(base), Ok(len), Ok(delta)) = (base, field(8..12), field(23..27)) else { return Err("batch is cut short") };
-    let bytes = usize::try_from(len).ok().and_then(|len| len.checked_add(12)).ok_or("batch has a negative length")?;
+    let (Ok(base), Ok(len), Ok(delta)) = (base, field(8..12), field(23..27)) else {
+        return Err("batch is cut short");
+    };
+    let bytes = usize::try_from(len)
+        .ok()
+        .and_then(|len| len.checked_add(12))
+        .ok_or("batch has a negative length")?;
     if bytes > run.len() - at || delta < 0 {
         return Err("batch is longer than its chunk");
     }
-    Ok(Frame { bytes, next: Offset::new(base).plus(i64::from(delta) + 1) })
+    Ok(Frame {
+        bytes,
+        next: Offset::new(base).plus(i64::from(delta) + 1),
+    })
 }
 
 /// The chunk through the cache: one fetch for all who want it.
@@ -349,7 +425,11 @@ pub(crate) async fn chunk_bytes(
 ) -> Result<Bytes, ReadError> {
     let (key, span) = (at.key(), at.span());
     let cached = inner.cache.likely(key);
-    let admit = if cached { Admit::Memory } else { inner.admission.lock().decide(key, followed) };
+    let admit = if cached {
+        Admit::Memory
+    } else {
+        inner.admission.lock().decide(key, followed)
+    };
     let fetch = || {
         let (inner, at) = (Arc::clone(inner), at.clone());
         async move { download(&inner, partition, &at, span).await }
@@ -367,7 +447,11 @@ pub(crate) async fn download(
     let key = inner.keys.segment(partition, at.entry.name);
     let begin = at.entry.position + span.start;
     let range = begin..begin + (span.end - span.start);
-    let get = || inner.store.get_range(Reason::ColdRead, &key, range.clone(), Some(span.crc));
+    let get = || {
+        inner
+            .store
+            .get_range(Reason::ColdRead, &key, range.clone(), Some(span.crc))
+    };
     // Small ranges take another time than chunks; only chunks make up the statistics and only they are hedged.
     if span.bytes() < 2 << 20 {
         return Ok(get().await?);

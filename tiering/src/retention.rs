@@ -35,7 +35,9 @@ pub fn log_start(
     limits: Limits,
     now: Timestamp,
 ) -> Option<Offset> {
-    let TierEnd::Known(tier_end) = tier_end else { return None };
+    let TierEnd::Known(tier_end) = tier_end else {
+        return None;
+    };
     let local_only = local.iter().filter(|extent| extent.base >= tier_end);
     let all: Vec<Extent> = tier.iter().chain(local_only).copied().collect();
     expired_until(&all, active_bytes, limits, now)
@@ -47,7 +49,10 @@ fn expired_until(extents: &[Extent], bytes_behind: u64, limits: Limits, now: Tim
     for extent in extents {
         // Records without a time never grow old: better kept too long than lost.
         let dated = !extent.max_timestamp.is_none();
-        let too_old = dated && limits.age_ms.is_some_and(|age| now.since(extent.max_timestamp) > age);
+        let too_old = dated
+            && limits
+                .age_ms
+                .is_some_and(|age| now.since(extent.max_timestamp) > age);
         let too_much = limits.bytes.is_some_and(|bytes| left - extent.bytes >= bytes);
         if !too_old && !too_much {
             break;
@@ -73,7 +78,10 @@ mod tests {
         (0..count).map(one).collect()
     }
 
-    const NEVER: Limits = Limits { age_ms: None, bytes: None };
+    const NEVER: Limits = Limits {
+        age_ms: None,
+        bytes: None,
+    };
 
     fn known(offset: i64) -> TierEnd {
         TierEnd::Known(Offset::new(offset))
@@ -81,27 +89,48 @@ mod tests {
 
     #[test]
     fn while_the_tier_is_unknown_nothing_goes() {
-        let limits = Limits { age_ms: Some(0), bytes: Some(0) };
+        let limits = Limits {
+            age_ms: Some(0),
+            bytes: Some(0),
+        };
         let now = Timestamp::new(i64::MAX);
-        assert_eq!(log_start(TierEnd::Unknown, &[], &extents(0, 9), 0, limits, now), None);
+        assert_eq!(
+            log_start(TierEnd::Unknown, &[], &extents(0, 9), 0, limits, now),
+            None
+        );
     }
 
     #[test]
     fn a_range_in_both_tiers_counts_once() {
         // 10 segments of 100 bytes: 6 in the tier, and the last 8 still local.
         let (tier, local) = (extents(0, 6), extents(20, 8));
-        let keep = |bytes| Limits { bytes: Some(bytes), ..NEVER };
+        let keep = |bytes| Limits {
+            bytes: Some(bytes),
+            ..NEVER
+        };
         let now = Timestamp::new(0);
         assert_eq!(log_start(known(60), &tier, &local, 0, keep(1000), now), None);
-        assert_eq!(log_start(known(60), &tier, &local, 0, keep(900), now), Some(Offset::new(10)));
-        assert_eq!(log_start(known(60), &tier, &local, 100, keep(1000), now), Some(Offset::new(10)));
+        assert_eq!(
+            log_start(known(60), &tier, &local, 0, keep(900), now),
+            Some(Offset::new(10))
+        );
+        assert_eq!(
+            log_start(known(60), &tier, &local, 100, keep(1000), now),
+            Some(Offset::new(10))
+        );
     }
 
     #[test]
     fn age_counts_from_the_newest_record_of_a_segment() {
-        let limits = Limits { age_ms: Some(15_000), ..NEVER };
+        let limits = Limits {
+            age_ms: Some(15_000),
+            ..NEVER
+        };
         let now = Timestamp::new(30_000);
-        assert_eq!(log_start(known(100), &extents(0, 10), &[], 0, limits, now), Some(Offset::new(20)));
+        assert_eq!(
+            log_start(known(100), &extents(0, 10), &[], 0, limits, now),
+            Some(Offset::new(20))
+        );
     }
 
     proptest! {

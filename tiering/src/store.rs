@@ -7,12 +7,15 @@
 
 use crate::Chance;
 use crate::object::low_half;
+use crate::store_error::{Cause, CauseKind, Fault, StoreError, for_read, for_write, slow};
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt};
-use object_store::{PutPayload, client::HttpError, client::HttpErrorKind};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt,
+    PutPayload,
+};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,8 +36,14 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 6] =
-        [Self::Upload, Self::Manifest, Self::ColdRead, Self::Table, Self::Scrub, Self::Probe];
+    pub const ALL: [Self; 6] = [
+        Self::Upload,
+        Self::Manifest,
+        Self::ColdRead,
+        Self::Table,
+        Self::Scrub,
+        Self::Probe,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -46,41 +55,6 @@ impl Reason {
             Self::Probe => "probe",
         }
     }
-}
-
-/// By what the caller does next.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// Nothing changed. Trying again is safe.
-    #[error("{0}")]
-    NotApplied(Cause),
-    /// It may have happened. Look before trying again.
-    #[error("outcome is unknown: {0}")]
-    Unknown(Cause),
-    /// Not there. Never the end of anything: who asked has old metadata, or data is lost.
-    #[error("object does not exist. key={key}")]
-    Missing { key: String },
-    /// What came back is not what was stored. Not retried further.
-    #[error("{reason}. key={key}")]
-    Corrupt { key: String, reason: &'static str },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Cause {
-    pub kind: CauseKind,
-    pub text: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CauseKind {
-    /// Too many requests, an error of the server's own, or no answer in time.
-    Busy,
-    /// No connection.
-    Unreachable,
-    /// The server knows us and says no, or does not know us. Asking again will not help.
-    Refused,
-    Other,
 }
 
 /// How long to wait, and how often to try.
@@ -117,7 +91,10 @@ impl Patience {
 
     /// Half of it fixed, half by chance: who failed together does not come back together.
     pub(crate) fn backoff(&self, attempt: u32, chance: u128) -> Duration {
-        let full = self.backoff_first.saturating_mul(1 << attempt.min(16)).min(self.backoff_max);
+        let full = self
+            .backoff_first
+            .saturating_mul(1 << attempt.min(16))
+            .min(self.backoff_max);
         let share = u32::try_from(chance % 1024).unwrap_or(0);
         full / 2 + full * share / 2048
     }
@@ -172,7 +149,10 @@ pub struct Listed {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("objects", &self.inner.objects).field("prefix", &self.inner.prefix).finish()
+        f.debug_struct("Store")
+            .field("objects", &self.inner.objects)
+            .field("prefix", &self.inner.prefix)
+            .finish()
     }
 }
 
@@ -184,7 +164,16 @@ impl Store {
         let buffers = BufferPool::new(8, chunk + chunk / 8);
         let prefix = prefix.trim_matches('/').to_owned();
         let counters = std::array::from_fn(|_| Counters::default());
-        Self { inner: Arc::new(Inner { objects, prefix, patience, counters, buffers, chance }) }
+        Self {
+            inner: Arc::new(Inner {
+                objects,
+                prefix,
+                patience,
+                counters,
+                buffers,
+                chance,
+            }),
+        }
     }
 
     pub fn requests(&self, reason: Reason) -> Requests {
@@ -218,7 +207,12 @@ impl Store {
         let path = self.path(key);
         let begun = self.within(0, self.inner.objects.put_multipart(&path)).await;
         let upload = self.noted(reason, begun.map_err(|error| for_write(key, error)))?;
-        Ok(Parts { store: self.clone(), reason, key: key.to_owned(), upload: Some(upload) })
+        Ok(Parts {
+            store: self.clone(),
+            reason,
+            key: key.to_owned(),
+            upload: Some(upload),
+        })
     }
 
     /// The whole object.
@@ -234,7 +228,9 @@ impl Store {
         range: Range<u64>,
         crc: Option<u32>,
     ) -> Result<Bytes, StoreError> {
-        let got = self.retrying(|| self.get_once(reason, key, Some(range.clone()), crc)).await;
+        let got = self
+            .retrying(|| self.get_once(reason, key, Some(range.clone()), crc))
+            .await;
         // Once more: what was damaged on the way may arrive whole. What is damaged where it lies will not.
         match got {
             Err(StoreError::Corrupt { .. }) => self.get_once(reason, key, Some(range), crc).await,
@@ -248,7 +244,10 @@ impl Store {
         self.retrying(|| async {
             self.counters(reason).heads.fetch_add(1, Relaxed);
             let meta = self.within(0, self.inner.objects.head(&path)).await;
-            self.noted(reason, meta.map(|meta| meta.size).map_err(|error| for_read(key, error)))
+            self.noted(
+                reason,
+                meta.map(|meta| meta.size).map_err(|error| for_read(key, error)),
+            )
         })
         .await
     }
@@ -279,7 +278,10 @@ impl Store {
                     Ok(None) => return Ok(listed),
                     Ok(Some(Ok(meta))) => {
                         let key = self.key(&meta.location);
-                        listed.push(Listed { key, bytes: meta.size });
+                        listed.push(Listed {
+                            key,
+                            bytes: meta.size,
+                        });
                         continue;
                     }
                     Ok(Some(Err(error))) => Fault::Store(error),
@@ -316,12 +318,17 @@ impl Store {
             self.collect(key, answer, crc).await
         };
         let deadline = patience.answer + patience.deadline(wanted.max(varve_cache::CHUNK_BYTES));
-        let got = timeout(deadline, work).await.unwrap_or_else(|_| Err(for_read(key, Fault::Slow)));
+        let got = timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(for_read(key, Fault::Slow)));
         let bytes = self.noted(reason, got)?;
         counters.bytes_received.fetch_add(bytes.len() as u64, Relaxed);
         // A range over the end of an object is answered with less, and without an error.
         if range.is_some() && bytes.len() as u64 != wanted {
-            return Err(StoreError::Corrupt { key: key.to_owned(), reason: "object is shorter than its manifest says" });
+            return Err(StoreError::Corrupt {
+                key: key.to_owned(),
+                reason: "object is shorter than its manifest says",
+            });
         }
         Ok(bytes)
     }
@@ -330,10 +337,16 @@ impl Store {
     async fn collect(&self, key: &str, answer: GetResult, crc: Option<u32>) -> Result<Bytes, StoreError> {
         let len = answer.range.end - answer.range.start;
         let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        let corrupt = |reason| StoreError::Corrupt { key: key.to_owned(), reason };
+        let corrupt = |reason| StoreError::Corrupt {
+            key: key.to_owned(),
+            reason,
+        };
         let bytes = match answer.payload {
             GetResultPayload::File(..) => {
-                let bytes = answer.bytes().await.map_err(|error| for_read(key, Fault::Store(error)))?;
+                let bytes = answer
+                    .bytes()
+                    .await
+                    .map_err(|error| for_read(key, Fault::Store(error)))?;
                 digest.update(&bytes);
                 bytes
             }
@@ -343,7 +356,9 @@ impl Store {
                 loop {
                     let frame = timeout(self.inner.patience.stall, frames.try_next()).await;
                     let frame = frame.unwrap_or_else(|_| Err(slow()));
-                    let Some(frame) = frame.map_err(|error| for_read(key, Fault::Store(error)))? else { break };
+                    let Some(frame) = frame.map_err(|error| for_read(key, Fault::Store(error)))? else {
+                        break;
+                    };
                     if buffer.len() + frame.len() > len {
                         return Err(corrupt("more came than was asked for"));
                     }
@@ -354,11 +369,19 @@ impl Store {
             }
         };
         if (bytes.len() as u64) < len {
-            let text = format!("body ended early. key={key}, bytes={}, expected={len}", bytes.len());
-            return Err(StoreError::NotApplied(Cause { kind: CauseKind::Busy, text }));
+            let text = format!(
+                "body ended early. key={key}, bytes={}, expected={len}",
+                bytes.len()
+            );
+            return Err(StoreError::NotApplied(Cause {
+                kind: CauseKind::Busy,
+                text,
+            }));
         }
         match crc {
-            Some(crc) if low_half(digest.finalize()) != crc => Err(corrupt("downloaded bytes fail their checksum")),
+            Some(crc) if low_half(digest.finalize()) != crc => {
+                Err(corrupt("downloaded bytes fail their checksum"))
+            }
             _ => Ok(bytes),
         }
     }
@@ -435,7 +458,11 @@ impl Store {
     }
 
     pub(crate) fn path(&self, key: &str) -> Path {
-        if self.inner.prefix.is_empty() { Path::from(key) } else { Path::from(format!("{}/{key}", self.inner.prefix)) }
+        if self.inner.prefix.is_empty() {
+            Path::from(key)
+        } else {
+            Path::from(format!("{}/{key}", self.inner.prefix))
+        }
     }
 
     /// The key of a path that [`Self::path`] made.
@@ -458,20 +485,26 @@ pub struct Parts {
 impl Parts {
     /// Every part but the last must have the same size, and at least 5 MiB.
     pub async fn put(&mut self, payload: PutPayload) -> Result<(), StoreError> {
-        let Some(upload) = self.upload.as_mut() else { return Err(self.ended()) };
+        let Some(upload) = self.upload.as_mut() else {
+            return Err(self.ended());
+        };
         let bytes = payload.content_length() as u64;
         let counters = self.store.counters(self.reason);
         counters.puts.fetch_add(1, Relaxed);
         counters.bytes_sent.fetch_add(bytes, Relaxed);
         let done = self.store.within(bytes, upload.put_part(payload)).await;
-        self.store.noted(self.reason, done.map_err(|error| for_write(&self.key, error)))
+        self.store
+            .noted(self.reason, done.map_err(|error| for_write(&self.key, error)))
     }
 
     pub async fn complete(mut self) -> Result<(), StoreError> {
-        let Some(mut upload) = self.upload.take() else { return Err(self.ended()) };
+        let Some(mut upload) = self.upload.take() else {
+            return Err(self.ended());
+        };
         self.store.counters(self.reason).puts.fetch_add(1, Relaxed);
         let done = self.store.within(0, upload.complete()).await.map(drop);
-        self.store.noted(self.reason, done.map_err(|error| for_write(&self.key, error)))
+        self.store
+            .noted(self.reason, done.map_err(|error| for_write(&self.key, error)))
     }
 
     /// Best effort: what stays is invisible and the lifecycle rule's.
@@ -479,105 +512,20 @@ impl Parts {
         if let Some(mut upload) = self.upload.take() {
             self.store.counters(self.reason).deletes.fetch_add(1, Relaxed);
             if let Err(fault) = self.store.within(0, upload.abort()).await {
-                tracing::debug!("parts of an upload stay behind. key={}, cause={}", self.key, fault.text());
+                tracing::debug!(
+                    "parts of an upload stay behind. key={}, cause={}",
+                    self.key,
+                    fault.text()
+                );
             }
         }
     }
 
     fn ended(&self) -> StoreError {
         let text = format!("upload in parts has ended. key={}", self.key);
-        StoreError::NotApplied(Cause { kind: CauseKind::Other, text })
+        StoreError::NotApplied(Cause {
+            kind: CauseKind::Other,
+            text,
+        })
     }
-}
-
-/// What goes wrong below.
-enum Fault {
-    Store(object_store::Error),
-    Slow,
-}
-
-impl Fault {
-    fn text(&self) -> String {
-        match self {
-            Self::Store(error) => one_line(error),
-            Self::Slow => "no answer in time".to_owned(),
-        }
-    }
-}
-
-fn slow() -> object_store::Error {
-    object_store::Error::Generic { store: "object store", source: "no answer in time".into() }
-}
-
-/// Reading changes nothing: whatever went wrong, it may be tried again.
-fn for_read(key: &str, fault: Fault) -> StoreError {
-    match classify(key, fault) {
-        StoreError::Unknown(cause) => StoreError::NotApplied(cause),
-        other => other,
-    }
-}
-
-fn for_write(key: &str, fault: Fault) -> StoreError {
-    match classify(key, fault) {
-        // There is nothing to miss when writing but the bucket.
-        StoreError::Missing { key } => {
-            let text = format!("bucket does not exist. key={key}");
-            StoreError::NotApplied(Cause { kind: CauseKind::Refused, text })
-        }
-        other => other,
-    }
-}
-
-fn classify(key: &str, fault: Fault) -> StoreError {
-    use object_store::Error;
-    let text = format!("{}. key={key}", fault.text());
-    let cause = |kind| Cause { kind, text: text.clone() };
-    let error = match fault {
-        Fault::Slow => return StoreError::Unknown(cause(CauseKind::Busy)),
-        Fault::Store(error) => error,
-    };
-    match &error {
-        Error::NotFound { .. } => StoreError::Missing { key: key.to_owned() },
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            StoreError::NotApplied(cause(CauseKind::Refused))
-        }
-        Error::Generic { source, .. } => match (status(source.as_ref()), http_kind(source.as_ref())) {
-            (Some(429), _) => StoreError::NotApplied(cause(CauseKind::Busy)),
-            (Some(500..), _) => StoreError::Unknown(cause(CauseKind::Busy)),
-            (Some(_), _) => StoreError::NotApplied(cause(CauseKind::Refused)),
-            (None, Some(HttpErrorKind::Connect)) => StoreError::NotApplied(cause(CauseKind::Unreachable)),
-            // A local disk, or an answer that never came.
-            _ => StoreError::Unknown(cause(CauseKind::Busy)),
-        },
-        _ => StoreError::NotApplied(cause(CauseKind::Other)),
-    }
-}
-
-/// The client keeps the type of its error to itself; what it says has been stable: "… status code: 503 Slow Down".
-fn status(error: &(dyn std::error::Error + 'static)) -> Option<u16> {
-    chain(error).find_map(|error| {
-        let text = error.to_string();
-        let (_, rest) = text.split_once("status code: ")?;
-        rest.get(..3)?.parse().ok()
-    })
-}
-
-fn http_kind(error: &(dyn std::error::Error + 'static)) -> Option<HttpErrorKind> {
-    chain(error).find_map(|error| error.downcast_ref::<HttpError>().map(HttpError::kind))
-}
-
-fn chain<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(Some(error), |error| error.source())
-}
-
-/// Server errors carry pages of XML; a log line wants the sentence.
-pub(crate) fn one_line(error: &object_store::Error) -> String {
-    let text = error.to_string();
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if let Some((cut, _)) = line.char_indices().nth(400) {
-        line.truncate(cut);
-    }
-    line
 }

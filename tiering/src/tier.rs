@@ -8,7 +8,8 @@ use crate::keys::Keys;
 use crate::manifest::Manifest;
 use crate::manifests::Manifests;
 use crate::reader::ReadError;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
+use crate::store_error::StoreError;
 use crate::{Chance, TierPartition};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -116,7 +117,10 @@ pub struct ReadStats {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tier").field("store", &self.store).field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Tier")
+            .field("store", &self.store)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +151,9 @@ impl Tier {
             chance,
             runtime,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     pub fn store(&self) -> &Store {
@@ -215,7 +221,9 @@ impl Inner {
 impl From<StoreError> for ReadError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::NotApplied(cause) | StoreError::Unknown(cause) => Self::Unavailable(cause.to_string()),
+            StoreError::NotApplied(cause) | StoreError::Unknown(cause) => {
+                Self::Unavailable(cause.to_string())
+            }
             StoreError::Missing { key } => Self::Missing { key },
             StoreError::Corrupt { key, reason } => Self::Corrupt { key, reason },
         }

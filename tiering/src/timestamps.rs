@@ -18,9 +18,13 @@ impl Tier {
         time: Timestamp,
     ) -> Result<Option<(Offset, Timestamp)>, ReadError> {
         let manifest = self.manifest(partition, pointer).await?;
-        let Some((at, block)) = candidate(&manifest, time) else { return Ok(None) };
+        let Some((at, block)) = candidate(&manifest, time) else {
+            return Ok(None);
+        };
         let inner = Arc::clone(&self.inner);
-        let found = self.on_runtime(async move { search(&inner, partition, &at, block, time).await }).await?;
+        let found = self
+            .on_runtime(async move { search(&inner, partition, &at, block, time).await })
+            .await?;
         match found {
             Some(found) => Ok(Some(found)),
             // The block list promised one.
@@ -52,9 +56,21 @@ impl Tier {
 /// The first block with a record at or after `time`. Times may go back and forth in a log: this is the first block
 /// in the order of offsets, as Kafka answers.
 fn candidate(manifest: &Manifest, time: Timestamp) -> Option<(ChunkAt, usize)> {
-    let entry = manifest.entries.iter().find(|entry| entry.max_timestamp >= time)?;
-    let block = entry.blocks.iter().position(|block| block.max_timestamp >= time)?;
-    Some((ChunkAt { entry: Arc::clone(entry), chunk: entry.chunk_of(block) }, block))
+    let entry = manifest
+        .entries
+        .iter()
+        .find(|entry| entry.max_timestamp >= time)?;
+    let block = entry
+        .blocks
+        .iter()
+        .position(|block| block.max_timestamp >= time)?;
+    Some((
+        ChunkAt {
+            entry: Arc::clone(entry),
+            chunk: entry.chunk_of(block),
+        },
+        block,
+    ))
 }
 
 async fn search(

@@ -10,7 +10,7 @@
 
 use crate::commit::{CommitError, Committed, MetadataError};
 use crate::sealed::SealedError;
-use crate::store::StoreError;
+use crate::store_error::StoreError;
 use varve_log::{LeaderEpoch, Offset};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,9 @@ pub(crate) enum Outcome {
     /// Another leader, or none: everything made here is an orphan of a fenced epoch.
     Superseded,
     /// The tier ends elsewhere than where this begins.
-    DoesNotFit { tier_end: Offset },
+    DoesNotFit {
+        tier_end: Offset,
+    },
     Gone,
     Damaged(SealedError),
     /// Given up for now; nothing was proposed that could still be accepted.
@@ -84,7 +86,15 @@ impl Upload {
     /// dropped.
     pub(crate) fn new(epoch: LeaderEpoch, base: Option<Offset>, attempts_max: u32) -> Self {
         let stored = base.is_none();
-        Self { epoch, base, attempts_max, failed: 0, stored, current: None, proposed: None }
+        Self {
+            epoch,
+            base,
+            attempts_max,
+            failed: 0,
+            stored,
+            current: None,
+            proposed: None,
+        }
     }
 
     /// The state that the next manifest is to be made from.
@@ -111,7 +121,11 @@ impl Upload {
             Event::ManifestPut(manifest) => {
                 let expected_version = self.current.as_ref().map_or(0, Committed::version);
                 // From here on it may be accepted, also if the one who proposes is interrupted.
-                self.proposed = Some(Proposed { manifest, expected_version, sent: true });
+                self.proposed = Some(Proposed {
+                    manifest,
+                    expected_version,
+                    sent: true,
+                });
                 now(Action::Propose)
             }
             Event::ManifestFailed(error) => self.again(Action::PutManifest, error.to_string()),
@@ -126,12 +140,19 @@ impl Upload {
     fn on_current(&mut self, committed: Committed) -> Step {
         let version = committed.version();
         if let Some(proposed) = &self.proposed {
-            if committed.pointer.as_ref().is_some_and(|pointer| pointer.manifest_key == proposed.manifest) {
+            if committed
+                .pointer
+                .as_ref()
+                .is_some_and(|pointer| pointer.manifest_key == proposed.manifest)
+            {
                 return now(Action::Done(Outcome::Committed));
             }
             if version == proposed.expected_version && committed.leader_epoch == self.epoch {
                 self.current = Some(committed);
-                return self.again(Action::Propose, "proposal is neither accepted nor refused".to_owned());
+                return self.again(
+                    Action::Propose,
+                    "proposal is neither accepted nor refused".to_owned(),
+                );
             }
         }
         // Neither a moved version nor a fenced epoch can be undone: what was proposed never will be accepted.
@@ -160,9 +181,16 @@ impl Upload {
     fn again(&mut self, action: Action, cause: String) -> Step {
         self.failed += 1;
         if self.failed < self.attempts_max {
-            return Step { wait: Some(self.failed), action };
+            return Step {
+                wait: Some(self.failed),
+                action,
+            };
         }
-        let outcome = if self.may_be_accepted() { Outcome::Unresolved(cause) } else { Outcome::Unavailable(cause) };
+        let outcome = if self.may_be_accepted() {
+            Outcome::Unresolved(cause)
+        } else {
+            Outcome::Unavailable(cause)
+        };
         now(Action::Done(outcome))
     }
 }
@@ -174,7 +202,7 @@ fn now(action: Action) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Cause, CauseKind};
+    use crate::store_error::{Cause, CauseKind};
     use varve_cluster::controller::TierPointer;
 
     const EPOCH: LeaderEpoch = LeaderEpoch::new(5);
@@ -189,7 +217,11 @@ mod tests {
             bytes: 0,
             leader_epoch: EPOCH,
         };
-        Committed { pointer: Some(pointer), leader_epoch: EPOCH, log_start: Offset::ZERO }
+        Committed {
+            pointer: Some(pointer),
+            leader_epoch: EPOCH,
+            log_start: Offset::ZERO,
+        }
     }
 
     fn unknown() -> Event {
@@ -199,9 +231,15 @@ mod tests {
     /// An upload whose manifest `m` was put on top of version 3, and is being proposed.
     fn proposing() -> Upload {
         let mut upload = Upload::new(EPOCH, Some(Offset::new(10)), 8);
-        assert_eq!(upload.step(Event::Current(committed(3, 10, "old"))), now(Action::Store));
+        assert_eq!(
+            upload.step(Event::Current(committed(3, 10, "old"))),
+            now(Action::Store)
+        );
         assert_eq!(upload.step(Event::Stored), now(Action::PutManifest));
-        assert_eq!(upload.step(Event::ManifestPut("m".to_owned())), now(Action::Propose));
+        assert_eq!(
+            upload.step(Event::ManifestPut("m".to_owned())),
+            now(Action::Propose)
+        );
         upload
     }
 
@@ -217,7 +255,10 @@ mod tests {
     fn an_unknown_outcome_that_did_not_happen_proposes_the_same_again_and_stores_nothing_twice() {
         let mut upload = proposing();
         upload.step(unknown());
-        assert_eq!(upload.step(Event::Current(committed(3, 10, "old"))).action, Action::Propose);
+        assert_eq!(
+            upload.step(Event::Current(committed(3, 10, "old"))).action,
+            Action::Propose
+        );
     }
 
     #[test]
@@ -227,15 +268,24 @@ mod tests {
         upload.step(Event::Current(committed(3, 10, "old")));
         let refused = Event::NotAccepted(CommitError::Rejected("version".to_owned()));
         assert_eq!(upload.step(refused), now(Action::ReadCurrent));
-        assert_eq!(upload.step(Event::Current(committed(4, 20, "m"))), now(Action::Done(Outcome::Committed)));
+        assert_eq!(
+            upload.step(Event::Current(committed(4, 20, "m"))),
+            now(Action::Done(Outcome::Committed))
+        );
     }
 
     #[test]
     fn a_deposed_leader_stops() {
         let mut upload = proposing();
         upload.step(Event::NotAccepted(CommitError::Rejected("epoch".to_owned())));
-        let other = Committed { leader_epoch: EPOCH.plus(1), ..committed(3, 10, "old") };
-        assert_eq!(upload.step(Event::Current(other)), now(Action::Done(Outcome::Superseded)));
+        let other = Committed {
+            leader_epoch: EPOCH.plus(1),
+            ..committed(3, 10, "old")
+        };
+        assert_eq!(
+            upload.step(Event::Current(other)),
+            now(Action::Done(Outcome::Superseded))
+        );
         assert!(!upload.may_be_accepted());
     }
 
@@ -244,7 +294,9 @@ mod tests {
         let mut upload = proposing();
         let mut step = upload.step(unknown());
         while !matches!(step.action, Action::Done(_)) {
-            step = upload.step(Event::CurrentFailed(MetadataError::Unavailable("no quorum".to_owned())));
+            step = upload.step(Event::CurrentFailed(MetadataError::Unavailable(
+                "no quorum".to_owned(),
+            )));
         }
         assert!(matches!(step.action, Action::Done(Outcome::Unresolved(_))));
         assert!(upload.may_be_accepted());
@@ -254,13 +306,21 @@ mod tests {
     fn a_segment_that_does_not_continue_the_tier_is_not_uploaded() {
         let mut upload = Upload::new(EPOCH, Some(Offset::new(15)), 8);
         let step = upload.step(Event::Current(committed(3, 10, "old")));
-        assert_eq!(step, now(Action::Done(Outcome::DoesNotFit { tier_end: Offset::new(10) })));
+        assert_eq!(
+            step,
+            now(Action::Done(Outcome::DoesNotFit {
+                tier_end: Offset::new(10)
+            }))
+        );
     }
 
     #[test]
     fn what_was_deleted_before_it_was_tiered_may_be_skipped() {
         let mut upload = Upload::new(EPOCH, Some(Offset::new(15)), 8);
-        let deleted = Committed { log_start: Offset::new(15), ..committed(3, 10, "old") };
+        let deleted = Committed {
+            log_start: Offset::new(15),
+            ..committed(3, 10, "old")
+        };
         assert_eq!(upload.step(Event::Current(deleted)), now(Action::Store));
     }
 
@@ -269,11 +329,29 @@ mod tests {
         let mut upload = Upload::new(EPOCH, Some(Offset::new(10)), 3);
         upload.step(Event::Current(committed(3, 10, "old")));
         let away = || {
-            let cause = Cause { kind: CauseKind::Unreachable, text: "refused".to_owned() };
+            let cause = Cause {
+                kind: CauseKind::Unreachable,
+                text: "refused".to_owned(),
+            };
             Event::StoreFailed(StoreError::NotApplied(cause))
         };
-        assert_eq!(upload.step(away()), Step { wait: Some(1), action: Action::Store });
-        assert_eq!(upload.step(away()), Step { wait: Some(2), action: Action::Store });
-        assert!(matches!(upload.step(away()).action, Action::Done(Outcome::Unavailable(_))));
+        assert_eq!(
+            upload.step(away()),
+            Step {
+                wait: Some(1),
+                action: Action::Store
+            }
+        );
+        assert_eq!(
+            upload.step(away()),
+            Step {
+                wait: Some(2),
+                action: Action::Store
+            }
+        );
+        assert!(matches!(
+            upload.step(away()).action,
+            Action::Done(Outcome::Unavailable(_))
+        ));
     }
 }

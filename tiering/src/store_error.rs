@@ -1,0 +1,139 @@
+//! What went wrong with an object store, in terms of what to do about it.
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+/// By what the caller does next.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing changed. Trying again is safe.
+    #[error("{0}")]
+    NotApplied(Cause),
+    /// It may have happened. Look before trying again.
+    #[error("outcome is unknown: {0}")]
+    Unknown(Cause),
+    /// Not there. Never the end of anything: who asked has old metadata, or data is lost.
+    #[error("object does not exist. key={key}")]
+    Missing { key: String },
+    /// What came back is not what was stored. Not retried further.
+    #[error("{reason}. key={key}")]
+    Corrupt { key: String, reason: &'static str },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Cause {
+    pub kind: CauseKind,
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CauseKind {
+    /// Too many requests, an error of the server's own, or no answer in time.
+    Busy,
+    /// No connection.
+    Unreachable,
+    /// The server knows us and says no, or does not know us. Asking again will not help.
+    Refused,
+    Other,
+}
+
+/// What goes wrong below.
+pub(crate) enum Fault {
+    Store(object_store::Error),
+    Slow,
+}
+
+impl Fault {
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Store(error) => one_line(error),
+            Self::Slow => "no answer in time".to_owned(),
+        }
+    }
+}
+
+pub(crate) fn slow() -> object_store::Error {
+    object_store::Error::Generic {
+        store: "object store",
+        source: "no answer in time".into(),
+    }
+}
+
+/// Reading changes nothing: whatever went wrong, it may be tried again.
+pub(crate) fn for_read(key: &str, fault: Fault) -> StoreError {
+    match classify(key, fault) {
+        StoreError::Unknown(cause) => StoreError::NotApplied(cause),
+        other => other,
+    }
+}
+
+pub(crate) fn for_write(key: &str, fault: Fault) -> StoreError {
+    match classify(key, fault) {
+        // There is nothing to miss when writing but the bucket.
+        StoreError::Missing { key } => {
+            let text = format!("bucket does not exist. key={key}");
+            StoreError::NotApplied(Cause {
+                kind: CauseKind::Refused,
+                text,
+            })
+        }
+        other => other,
+    }
+}
+
+fn classify(key: &str, fault: Fault) -> StoreError {
+    use object_store::Error;
+    let text = format!("{}. key={key}", fault.text());
+    let cause = |kind| Cause {
+        kind,
+        text: text.clone(),
+    };
+    let error = match fault {
+        Fault::Slow => return StoreError::Unknown(cause(CauseKind::Busy)),
+        Fault::Store(error) => error,
+    };
+    match &error {
+        Error::NotFound { .. } => StoreError::Missing { key: key.to_owned() },
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            StoreError::NotApplied(cause(CauseKind::Refused))
+        }
+        Error::Generic { source, .. } => match (status(source.as_ref()), http_kind(source.as_ref())) {
+            (Some(429), _) => StoreError::NotApplied(cause(CauseKind::Busy)),
+            (Some(500..), _) => StoreError::Unknown(cause(CauseKind::Busy)),
+            (Some(_), _) => StoreError::NotApplied(cause(CauseKind::Refused)),
+            (None, Some(HttpErrorKind::Connect)) => StoreError::NotApplied(cause(CauseKind::Unreachable)),
+            // A local disk, or an answer that never came.
+            _ => StoreError::Unknown(cause(CauseKind::Busy)),
+        },
+        _ => StoreError::NotApplied(cause(CauseKind::Other)),
+    }
+}
+
+/// The client keeps the type of its error to itself; what it says has been stable: "… status code: 503 Slow Down".
+fn status(error: &(dyn std::error::Error + 'static)) -> Option<u16> {
+    chain(error).find_map(|error| {
+        let text = error.to_string();
+        let (_, rest) = text.split_once("status code: ")?;
+        rest.get(..3)?.parse().ok()
+    })
+}
+
+fn http_kind(error: &(dyn std::error::Error + 'static)) -> Option<HttpErrorKind> {
+    chain(error).find_map(|error| error.downcast_ref::<HttpError>().map(HttpError::kind))
+}
+
+fn chain<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Server errors carry pages of XML; a log line wants the sentence.
+pub(crate) fn one_line(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((cut, _)) = line.char_indices().nth(400) {
+        line.truncate(cut);
+    }
+    line
+}
