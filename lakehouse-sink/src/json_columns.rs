@@ -217,6 +217,11 @@ impl Field {
             | (Kind::Double, Value::Long(_) | Value::Double(_))
             | (Kind::String, _) => self.main.put_as(row, value),
             (_, Value::Null) => (),
+            // Many writers spell whole numbers with a fraction of zero.
+            (Kind::Long, Value::Double(number)) => match whole(*number) {
+                Some(number) => self.main.put_as(row, Value::Long(number)),
+                None => return Some(value),
+            },
             // A fraction has its own column only beside `long`; anywhere else it is one more thing to spell out.
             (Kind::Boolean, Value::Double(number)) => return Some(Value::Nested(number_text(*number))),
             _ => return Some(value),
@@ -251,6 +256,13 @@ fn kind_of(value: &Value<'_>) -> Option<Kind> {
 
 fn number_text(number: f64) -> String {
     serde_json::Number::from_f64(number).map_or_else(|| "null".to_owned(), |number| number.to_string())
+}
+
+/// The integer that a double stands for, where a double can tell integers apart.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
+    #[expect(clippy::cast_possible_truncation, reason = "within 2^53 and without a fraction")]
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
 }
 
 #[expect(

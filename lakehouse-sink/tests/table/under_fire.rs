@@ -76,7 +76,7 @@ async fn history(seed: u64, steps: usize) -> (u64, u64) {
         lake.catalog.inject([chance.fault()]);
         // Now and then an old writer that does not know it was deposed moves again.
         let at = if chance.below(3) == 0 {
-            chance.below(tables.len() as u64) as usize
+            usize::try_from(chance.below(tables.len() as u64)).unwrap()
         } else {
             tables.len() - 1
         };
