@@ -87,15 +87,18 @@ fn unscaled(value: &str, broker_key: &BrokerKey) -> String {
     }
 }
 
+/// One source's value of a broker key.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Where any of the broker keys `names` is set on this broker, strongest first.
 fn set(config: &Config, view: &State, names: &[&'static str]) -> Vec<Synonym> {
     let me = BrokerId::new(config.node_id);
-    let sources: [(Source, &dyn Fn(&str) -> Option<String>); 3] = [
+    let sources: [(Source, Lookup<'_>); 3] = [
         (Source::DynamicBroker, &|key| view.broker_configs.get(&me)?.get(key).cloned()),
         (Source::DynamicDefaultBroker, &|key| view.default_broker_configs.get(key).cloned()),
         (Source::StaticBroker, &|key| given(config, key)),
     ];
-    let of_source = |(source, value): (Source, &dyn Fn(&str) -> Option<String>)| {
+    let of_source = |(source, value): (Source, Lookup<'_>)| {
         let found = names.iter().filter_map(|name| Some(Synonym { name, value: value(name)?, source }));
         found.collect::<Vec<_>>()
     };

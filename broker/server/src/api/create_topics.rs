@@ -143,3 +143,100 @@ fn entry(entry: &Entry) -> CreatableTopicConfigs {
         is_sensitive: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_cluster::{alone, config, with_topic};
+    use super::*;
+    use crate::wire::create_topics::request::CreatableTopicConfig;
+
+    fn asked(name: &str, num_partitions: i32, replication_factor: i16) -> CreatableTopic {
+        CreatableTopic { name: text(name), num_partitions, replication_factor, ..Default::default() }
+    }
+
+    fn with_config(key: &str, value: Option<&str>) -> CreatableTopic {
+        let configs = vec![CreatableTopicConfig { name: text(key), value: value.map(text) }];
+        CreatableTopic { configs, ..asked("orders", 1, 1) }
+    }
+
+    fn with_assignments(assignments: &[(i32, &[i32])]) -> CreatableTopic {
+        let assignment = |(partition_index, brokers): &(i32, &[i32])| CreatableReplicaAssignment {
+            partition_index: *partition_index,
+            broker_ids: brokers.to_vec(),
+        };
+        let assignments = assignments.iter().map(assignment).collect();
+        CreatableTopic { assignments, ..asked("orders", -1, -1) }
+    }
+
+    fn judge(topic: &CreatableTopic) -> Result<CreateTopic, Refusal> {
+        plan(&config(&[("num.partitions", "4")]), &with_topic("a.b", 1), topic, &mut 0)
+    }
+
+    #[test]
+    fn minus_one_stands_for_the_broker_s_default() {
+        let create = judge(&asked("orders", -1, -1)).unwrap();
+
+        assert_eq!(create.assignments, vec![vec![BrokerId::new(1)]; 4]);
+    }
+
+    #[test]
+    fn what_kafka_refuses_is_refused_with_its_code() {
+        use ErrorCode as E;
+        for (topic, error) in [
+            (asked("", 1, 1), E::InvalidTopicException),
+            (asked("..", 1, 1), E::InvalidTopicException),
+            (asked(&"x".repeat(250), 1, 1), E::InvalidTopicException),
+            (asked("a_b", 1, 1), E::InvalidTopicException),
+            (asked("a.b", 1, 1), E::TopicAlreadyExists),
+            (asked("__cluster_metadata", 1, 1), E::InvalidRequest),
+            (asked("orders", 0, 1), E::InvalidPartitions),
+            (asked("orders", -2, 1), E::InvalidPartitions),
+            (asked("orders", i32::MAX, 1), E::PolicyViolation),
+            (asked("orders", 1, 0), E::InvalidReplicationFactor),
+            (asked("orders", 1, -2), E::InvalidReplicationFactor),
+            (asked("orders", 1, 2), E::InvalidReplicationFactor),
+            (with_config("no.such.key", Some("1")), E::InvalidConfig),
+            (with_config("retention.ms", Some("soon")), E::InvalidConfig),
+            (with_config("retention.ms", None), E::InvalidConfig),
+            (with_config("remote.storage.enable", Some("true")), E::InvalidConfig),
+        ] {
+            assert_eq!(judge(&topic).unwrap_err().error, error, "{topic:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let refusal = judge(&with_config("no.such.key", Some("1"))).unwrap_err();
+
+        assert!(refusal.message().unwrap().contains("no.such.key"));
+    }
+
+    #[test]
+    fn assignments_name_every_partition_once_and_live_brokers_only() {
+        use ErrorCode as E;
+        assert!(judge(&with_assignments(&[(1, &[1]), (0, &[1])])).is_ok());
+        for assignments in
+            [&[(1, &[1][..])][..], &[(0, &[1]), (0, &[1])], &[(0, &[])], &[(0, &[1, 1])], &[(0, &[2])]]
+        {
+            let error = judge(&with_assignments(assignments)).unwrap_err().error;
+            assert_eq!(error, E::InvalidReplicaAssignment, "{assignments:?}");
+        }
+        let both = CreatableTopic { num_partitions: 1, ..with_assignments(&[(0, &[1])]) };
+        assert_eq!(judge(&both).unwrap_err().error, E::InvalidRequest);
+    }
+
+    #[test]
+    fn the_partitions_of_one_request_are_bounded_together() {
+        let (config, view, mut planned) = (config(&[]), alone(), 0);
+        assert!(plan(&config, &view, &asked("a", 6000, 1), &mut planned).is_ok());
+
+        let refusal = plan(&config, &view, &asked("b", 6000, 1), &mut planned).unwrap_err();
+
+        assert_eq!(refusal.error, ErrorCode::PolicyViolation);
+    }
+
+    #[test]
+    fn a_topic_named_twice_is_created_neither_time() {
+        assert_eq!(repeated(["a", "b", "a", "a"].into_iter()), BTreeSet::from(["a"]));
+    }
+}

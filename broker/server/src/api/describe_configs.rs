@@ -4,7 +4,7 @@ use super::Caller;
 use super::cluster_view::text;
 use super::config_changes::{self, BROKER, TOPIC};
 use super::config_entries::{self, Entry, Synonym};
-use super::refusal::{Refusal, told};
+use super::refusal::{Refusal, told, topic_name};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::wire::ErrorCode;
@@ -15,7 +15,6 @@ use crate::wire::describe_configs::response::{
 use crate::wire::describe_configs::{DescribeConfigsRequest, DescribeConfigsResponse};
 use kafka_protocol::protocol::StrBytes;
 use std::sync::Arc;
-use varve_cluster::TopicName;
 use varve_cluster::controller::State;
 
 pub(super) async fn handle(
@@ -33,7 +32,7 @@ fn entries(config: &Config, view: &State, resource: &DescribeConfigsResource) ->
     let name = &resource.resource_name;
     let mut entries = match resource.resource_type {
         TOPIC => {
-            TopicName::parse(name)?;
+            topic_name(name)?;
             let topic = view.topic_named(name).ok_or_else(|| {
                 let message = "This server does not host this topic-partition.";
                 Refusal::new(ErrorCode::UnknownTopicOrPartition, message)

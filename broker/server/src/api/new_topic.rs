@@ -8,7 +8,7 @@ use varve_cluster::topic_config::Overrides;
 use varve_cluster::{BrokerId, TopicId, TopicName};
 
 use super::config_changes;
-use super::refusal::{Refusal, rehearse};
+use super::refusal::{Refusal, rehearse, topic_name};
 use crate::config::Config;
 use crate::wire::ErrorCode;
 
@@ -78,7 +78,7 @@ pub(super) fn place(
 }
 
 fn free_name(view: &State, name: &str) -> Result<TopicName, Refusal> {
-    let name = TopicName::parse(name)?;
+    let name = topic_name(name)?;
     if name.as_str() == "__cluster_metadata" {
         return Err(Refusal::invalid_request("Creation of internal topic __cluster_metadata is prohibited."));
     }

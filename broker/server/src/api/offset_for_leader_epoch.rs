@@ -23,7 +23,7 @@ pub(super) async fn handle(
     let topics = request.topics.into_iter().map(|topic| {
         let found = TopicKey { name: topic.topic.clone(), id: Uuid::nil() }.find(&view);
         let partitions = topic.partitions.iter().map(|asked| answer(broker, &found, asked)).collect();
-        OffsetForLeaderTopicResult { topic: topic.topic, partitions }
+        OffsetForLeaderTopicResult { topic: topic.topic, partitions, ..Default::default() }
     });
     OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
 }
@@ -42,6 +42,7 @@ fn answer(
         partition: asked.partition,
         leader_epoch: epoch,
         end_offset: end,
+        ..Default::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why an administrative request is refused: Kafka's error code for it, and words for whoever asked.
 
 use kafka_protocol::protocol::StrBytes;
-use varve_cluster::TopicNameError;
+use varve_cluster::TopicName;
 use varve_cluster::controller::placement::PlacementError;
 use varve_cluster::controller::{Command, Rejected, State};
 use varve_cluster::topic_config::ConfigError;
@@ -35,6 +35,11 @@ pub(super) fn told<T>(result: &Result<T, Refusal>) -> (i16, Option<StrBytes>) {
         Ok(_) => (ErrorCode::None.code(), None),
         Err(refusal) => (refusal.error.code(), refusal.message()),
     }
+}
+
+/// A topic's name, if it is one that Kafka would take.
+pub(super) fn topic_name(name: &str) -> Result<TopicName, Refusal> {
+    TopicName::parse(name).map_err(|error| Refusal::new(ErrorCode::InvalidTopicException, error.to_string()))
 }
 
 /// What metadata would be after `command`: finds every reason to refuse it without changing anything.
@@ -92,11 +97,5 @@ impl From<PlacementError> for Refusal {
 impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
         Self::new(ErrorCode::InvalidConfig, error.to_string())
-    }
-}
-
-impl From<TopicNameError> for Refusal {
-    fn from(error: TopicNameError) -> Self {
-        Self::new(ErrorCode::InvalidTopicException, error.to_string())
     }
 }

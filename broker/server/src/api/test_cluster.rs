@@ -55,5 +55,5 @@ pub(super) fn add_topic(state: &mut State, name: &str, partitions: usize) {
 }
 
 pub(super) fn caller(version: i16) -> Caller {
-    Caller { version, client_id: None, listener: 0, peer: ([127, 0, 0, 1], 50_000).into() }
+    Caller { version, client_id: None, listener: 0, peer: ([127, 0, 0, 1], 50_000).into(), connection: 1 }
 }
