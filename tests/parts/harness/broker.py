@@ -96,13 +96,14 @@ class Varve(Broker):
     name = "varve"
     tiered = True
 
-    def __init__(self, directory: pathlib.Path, settings: dict | None = None, bucket: str | None = None, env=None):
+    def __init__(self, directory: pathlib.Path, settings: dict | None = None, bucket: str | None = "own", env=None):
+        """`bucket` is a URL, or "own" for a folder beside the data, or None for no tiering at all."""
         self.http_port = free_port()
-        bucket = bucket or f"file://{directory / 'bucket'}"
-        if bucket.startswith("file://"):
-            pathlib.Path(bucket.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+        if bucket == "own":
+            bucket = f"file://{directory / 'bucket'}"
+            (directory / "bucket").mkdir(parents=True, exist_ok=True)
         super().__init__(directory, {
-            "varve.bucket": bucket,
+            **({"varve.bucket": bucket} if bucket else {}),
             "varve.http.listener": f"127.0.0.1:{self.http_port}",
             "log.retention.check.interval.ms": "500",
             **(settings or {}),
