@@ -20,7 +20,7 @@ PRODUCER = {"acks": "all", "linger.ms": 20, "batch.size": 1_000_000, "batch.num.
 
 
 class Payload:
-    """Events as JSON lines of about 1,000 bytes, one file for every codec: lz4 makes it about 2.5 times smaller."""
+    """Events as JSON lines of about 1,000 bytes, one file for every codec: lz4 makes it about 2.2 times smaller."""
 
     def __init__(self, place: pathlib.Path, gigabytes: float):
         self.count = int(gigabytes * 1e9 / RECORD_BYTES)

@@ -10,6 +10,7 @@ import traceback
 
 from harness.broker import Broker, Kafka, Varve
 from harness.place import wait_for
+from harness.process import end_what_is_left
 from harness.wire import EARLIEST_LOCAL, LATEST, Connection
 
 
@@ -68,16 +69,20 @@ def shorten(value) -> str:
     return text if len(text) < 600 else text[:600] + "..."
 
 
+def give_up(why: str):
+    print(f"  FAILED: {why}", flush=True)
+    end_what_is_left()
+    os._exit(1)                                              # threads of clients may wait for a broker that is gone
+
+
 def run(story):
     directory = pathlib.Path(tempfile.mkdtemp(prefix="varve-part-", dir=os.environ.get("VARVE_TEST_TMP")))
     part = Part(directory)
     try:
         story(part)
     except (Failed, TimeoutError, RuntimeError) as wrong:
-        print(f"  FAILED: {wrong}\n  kept: {directory}", flush=True)
-        sys.exit(1)
+        give_up(f"{wrong}\n  kept: {directory}")
     except Exception:
         traceback.print_exc(file=sys.stdout)
-        print(f"  FAILED, kept: {directory}", flush=True)
-        sys.exit(1)
+        give_up(f"see above\n  kept: {directory}")
     shutil.rmtree(directory, ignore_errors=True)

@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 from harness.place import wait_for
 
@@ -75,11 +74,16 @@ class Process:
         raise KeyError(field)
 
 
-# A part that is told to end takes its processes along.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-
-
 @atexit.register
-def _end_what_is_left():
+def end_what_is_left():
     for process in list(_running):
         process.kill()
+
+
+def _told_to_end(*_):
+    # A part that is told to end takes its processes along.
+    end_what_is_left()
+    os._exit(143)
+
+
+signal.signal(signal.SIGTERM, _told_to_end)
