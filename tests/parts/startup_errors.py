@@ -65,7 +65,7 @@ def configuration(part: Part):
     attempt = Attempt(part, "bad-override")
     attempt.must_fail("a bad value on the command line", r"varve\.flush", "sometimes", arguments=("varve.flush=sometimes",))
     attempt = Attempt(part, "no-such-file")
-    attempt.directory.mkdir(parents=True)
+    attempt.directory.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([built("varve"), "server", "--config", "/does/not/exist.properties"], capture_output=True, text=True, timeout=60)
     attempt.judge("no such config file", done.returncode, done.stdout + done.stderr, (r"/does/not/exist\.properties",))
 
@@ -82,7 +82,7 @@ def ports_and_places(part: Part):
         taken.listen()
         attempt.must_fail("an occupied http port", str(attempt.varve.http_port), "in use")
     attempt = Attempt(part, "file")
-    attempt.directory.mkdir(parents=True)
+    attempt.directory.mkdir(parents=True, exist_ok=True)
     (attempt.directory / "data").write_text("not a directory")
     attempt.must_fail("a data directory that is a file", "data", "directory")
     attempt = Attempt(part, "twice")
