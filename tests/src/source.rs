@@ -32,6 +32,8 @@ pub struct Source {
     pub text: String,
     /// The same length in lines, with comments blanked and literals made of `"`.
     pub code: String,
+    /// The same without tests; empty if all of it is test.
+    pub production: String,
     /// Nothing in it is production code.
     pub test: bool,
     tests: Vec<Range<usize>>,
@@ -100,8 +102,9 @@ fn mark_test_modules(sources: &mut [Source]) {
             }
         }
     }
-    for source in sources {
-        source.test |= marked.contains(&source.path);
+    for source in sources.iter_mut().filter(|source| marked.contains(&source.path)) {
+        source.test = true;
+        source.production.clear();
     }
 }
 
@@ -110,7 +113,8 @@ impl Source {
         let code = blank(&text);
         let tests = test_items(&code);
         let test = path.starts_with("tests/") || path.contains("/tests/") || path.contains("/examples/");
-        Self { path, text, code, test, tests }
+        let production = if test { String::new() } else { without(&code, &tests) };
+        Self { path, text, code, production, test, tests }
     }
 
     /// Whether a tool wrote it.
@@ -118,36 +122,19 @@ impl Source {
         self.path.contains("/generated/")
     }
 
-    /// The code without tests; lines stay where they are.
-    pub fn production(&self) -> String {
-        if self.test {
-            return String::new();
-        }
-        let mut code = self.code.clone().into_bytes();
-        for range in &self.tests {
-            for byte in &mut code[range.clone()] {
-                if *byte != b'\n' {
-                    *byte = b' ';
-                }
-            }
-        }
-        String::from_utf8(code).expect("only ASCII was put in, whole items were taken out")
-    }
-
     /// Lines with production code on them.
     pub fn production_lines(&self) -> usize {
-        self.production().lines().filter(|line| !line.trim().is_empty()).count()
+        self.production.lines().filter(|line| !line.trim().is_empty()).count()
     }
 
     /// The lines (from 1) of production code that hold `what`.
     pub fn lines_with(&self, what: &str) -> Vec<usize> {
-        let production = self.production();
-        (1..).zip(production.lines()).filter(|(_, line)| line.contains(what)).map(|(number, _)| number).collect()
+        (1..).zip(self.production.lines()).filter(|(_, line)| line.contains(what)).map(|(number, _)| number).collect()
     }
 
     /// The functions of its production code.
     pub fn functions(&self) -> Vec<Function> {
-        let code = self.production();
+        let code = &self.production;
         let mut found = vec![];
         let mut from = 0;
         while let Some(at) = code[from..].find("fn ").map(|at| from + at) {
@@ -157,7 +144,7 @@ impl Source {
             if name.is_empty() || before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
                 continue;
             }
-            let Some(body) = body(&code, from) else { continue };
+            let Some(body) = body(code, from) else { continue };
             let inside = code[body].trim_matches(['{', '}']);
             let lines = inside.lines().filter(|line| !line.trim().is_empty()).count();
             found.push(Function { name, line: code[..at].matches('\n').count() + 1, lines });
@@ -214,13 +201,25 @@ fn test_items(code: &str) -> Vec<Range<usize>> {
     found
 }
 
+/// The code with spaces where `ranges` were; lines stay where they are.
+fn without(code: &str, ranges: &[Range<usize>]) -> String {
+    let mut bytes = code.as_bytes().to_vec();
+    for byte in ranges.iter().flat_map(|range| range.clone()) {
+        if bytes[byte] != b'\n' {
+            bytes[byte] = b' ';
+        }
+    }
+    String::from_utf8(bytes).expect("whole items were taken out and ASCII was put in")
+}
+
 /// Comments become spaces, literals become `"`, everything else stays where it is. The result is ASCII where the
 /// input was blanked, and has the same lines.
 fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
-        let (length, filler) = literal(rest, out.chars().next_back());
+        let begins = matches!(next, '/' | '"' | '\'' | 'r');
+        let (length, filler) = if begins { literal(rest, out.chars().next_back()) } else { (0, None) };
         let Some(filler) = filler else {
             out.push(next);
             rest = &rest[next.len_utf8()..];

@@ -36,8 +36,14 @@ fn nothing_in(complaints: Vec<String>) {
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 
-fn production() -> impl Iterator<Item = Source> {
-    source::all().into_iter().filter(|source| !source.test)
+/// Every source file, read once.
+fn sources() -> impl Iterator<Item = &'static Source> {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(source::all).iter()
+}
+
+fn production() -> impl Iterator<Item = &'static Source> {
+    sources().filter(|source| !source.test)
 }
 
 /// The names under `[dependencies]` and its like in a manifest.
@@ -138,14 +144,14 @@ fn what_decides_neither_waits_nor_asks_for_the_time() {
 
 #[test]
 fn every_file_says_what_it_is_for() {
-    let mute = source::all().into_iter().filter(|source| !source.text.starts_with("//!"));
+    let mute = sources().filter(|source| !source.text.starts_with("//!"));
     nothing_in(mute.map(|source| format!("{}: begin with `//!`: what it is for, what it promises", source.path)).collect());
 }
 
 #[test]
 fn no_file_is_named_after_nothing() {
     let mut complaints = vec![];
-    for source in source::all() {
+    for source in sources() {
         let path = Path::new(&source.path);
         let parts = path.components().filter_map(|part| part.as_os_str().to_str()).map(|part| part.trim_end_matches(".rs"));
         if parts.into_iter().any(|part| EMPTY_NAMES.contains(&part)) {
@@ -195,7 +201,7 @@ fn production_code_keeps_its_nerve() {
 #[test]
 fn nothing_is_left_for_later() {
     let mut complaints = vec![];
-    for source in source::all().iter().filter(|source| source.path != "tests/tests/tidy.rs") {
+    for source in sources().filter(|source| source.path != "tests/tests/tidy.rs") {
         for (number, line) in (1..).zip(source.text.lines()) {
             if ["FIXME", "TODO", "XXX", "HACK"].iter().any(|word| line.contains(&format!("{word}:")) || line.contains(&format!("{word} "))) {
                 complaints.push(format!("{}:{number}: do it now or write it down as an issue", source.path));
