@@ -20,7 +20,10 @@ pub const CRATES: [(&str, &str); 7] = [
 /// The root of the repository: cargo says where, and a binary started by hand remembers where it was built.
 pub fn root() -> PathBuf {
     let tests = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
-    Path::new(&tests).parent().expect("the crate lies below the root").to_owned()
+    Path::new(&tests)
+        .parent()
+        .expect("the crate lies below the root")
+        .to_owned()
 }
 
 /// One file of Rust.
@@ -65,7 +68,9 @@ pub fn all() -> Vec<Source> {
 /// Every file below `dir` whose name ends with one of `endings`, from the root.
 pub fn files(dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
     let mut found = vec![];
-    let Ok(entries) = std::fs::read_dir(dir) else { return found };
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return found;
+    };
     for entry in entries.flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
@@ -82,7 +87,11 @@ pub fn files(dir: &Path, endings: &[&str]) -> Vec<PathBuf> {
 fn collect(root: &Path, dir: &Path, sources: &mut Vec<Source>) {
     for path in files(dir, &[".rs"]) {
         let text = std::fs::read_to_string(&path).expect("a source file is text");
-        let path = path.strip_prefix(root).expect("below the root").to_string_lossy().replace('\\', "/");
+        let path = path
+            .strip_prefix(root)
+            .expect("below the root")
+            .to_string_lossy()
+            .replace('\\', "/");
         if !sources.iter().any(|source| source.path == path) {
             sources.push(Source::new(path, text));
         }
@@ -93,10 +102,19 @@ fn collect(root: &Path, dir: &Path, sources: &mut Vec<Source>) {
 fn mark_test_modules(sources: &mut [Source]) {
     let mut marked = vec![];
     for source in sources.iter() {
-        let parent = Path::new(&source.path).parent().unwrap_or(Path::new("")).to_string_lossy().into_owned();
+        let parent = Path::new(&source.path)
+            .parent()
+            .unwrap_or(Path::new(""))
+            .to_string_lossy()
+            .into_owned();
         for range in &source.tests {
             let item = &source.code[range.clone()];
-            if let Some(module) = item.trim_end_matches(';').split("mod ").nth(1).filter(|_| item.ends_with(';')) {
+            if let Some(module) = item
+                .trim_end_matches(';')
+                .split("mod ")
+                .nth(1)
+                .filter(|_| item.ends_with(';'))
+            {
                 marked.push(format!("{parent}/{module}.rs"));
                 marked.push(format!("{parent}/{module}/mod.rs"));
             }
@@ -113,8 +131,19 @@ impl Source {
         let code = blank(&text);
         let tests = test_items(&code);
         let test = path.starts_with("tests/") || path.contains("/tests/") || path.contains("/examples/");
-        let production = if test { String::new() } else { without(&code, &tests) };
-        Self { path, text, code, production, test, tests }
+        let production = if test {
+            String::new()
+        } else {
+            without(&code, &tests)
+        };
+        Self {
+            path,
+            text,
+            code,
+            production,
+            test,
+            tests,
+        }
     }
 
     /// Whether a tool wrote it.
@@ -124,12 +153,25 @@ impl Source {
 
     /// Lines with production code on them.
     pub fn production_lines(&self) -> usize {
-        self.production.lines().filter(|line| !line.trim().is_empty()).count()
+        self.production
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .count()
     }
 
-    /// The lines (from 1) of production code that hold `what`.
+    /// The lines (from 1) of production code that hold `what`; a word at its end must end there.
     pub fn lines_with(&self, what: &str) -> Vec<usize> {
-        (1..).zip(self.production.lines()).filter(|(_, line)| line.contains(what)).map(|(number, _)| number).collect()
+        let word = |c: char| c.is_alphanumeric() || c == '_';
+        let open = what.ends_with(word);
+        let holds = |line: &str| {
+            line.match_indices(what)
+                .any(|(at, _)| !(open && line[at + what.len()..].starts_with(word)))
+        };
+        (1..)
+            .zip(self.production.lines())
+            .filter(|(_, line)| holds(line))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     /// The functions of its production code.
@@ -140,14 +182,21 @@ impl Source {
         while let Some(at) = code[from..].find("fn ").map(|at| from + at) {
             from = at + 3;
             let before = code[..at].chars().next_back();
-            let name: String = code[from..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String = code[from..]
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             if name.is_empty() || before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
                 continue;
             }
             let Some(body) = body(code, from) else { continue };
             let inside = code[body].trim_matches(['{', '}']);
             let lines = inside.lines().filter(|line| !line.trim().is_empty()).count();
-            found.push(Function { name, line: code[..at].matches('\n').count() + 1, lines });
+            found.push(Function {
+                name,
+                line: code[..at].matches('\n').count() + 1,
+                lines,
+            });
         }
         found
     }
@@ -193,7 +242,11 @@ fn test_items(code: &str) -> Vec<Range<usize>> {
             continue;
         }
         let end = body(code, at + MARK.len()).map_or_else(
-            || code[at..].find(';').map_or(code.len(), |semicolon| at + semicolon + 1),
+            || {
+                code[at..]
+                    .find(';')
+                    .map_or(code.len(), |semicolon| at + semicolon + 1)
+            },
             |body| body.end,
         );
         found.push(at..end);
@@ -219,7 +272,11 @@ fn blank(text: &str) -> String {
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
         let begins = matches!(next, '/' | '"' | '\'' | 'r');
-        let (length, filler) = if begins { literal(rest, out.chars().next_back()) } else { (0, None) };
+        let (length, filler) = if begins {
+            literal(rest, out.chars().next_back())
+        } else {
+            (0, None)
+        };
         let Some(filler) = filler else {
             out.push(next);
             rest = &rest[next.len_utf8()..];
@@ -235,7 +292,11 @@ fn blank(text: &str) -> String {
 
 /// The length of the comment or literal that `rest` begins with, and what to put in its place.
 fn literal(rest: &str, before: Option<char>) -> (usize, Option<char>) {
-    let end_of = |end: &str, skip: usize| rest[skip..].find(end).map_or(rest.len(), |at| skip + at + end.len());
+    let end_of = |end: &str, skip: usize| {
+        rest[skip..]
+            .find(end)
+            .map_or(rest.len(), |at| skip + at + end.len())
+    };
     if rest.starts_with("//") {
         return (rest.find('\n').unwrap_or(rest.len()), Some(' '));
     }
@@ -249,7 +310,10 @@ fn literal(rest: &str, before: Option<char>) -> (usize, Option<char>) {
     if rest.starts_with('r') && !word_before {
         let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
         if rest[1 + hashes..].starts_with('"') {
-            return (end_of(&format!("\"{}", "#".repeat(hashes)), hashes + 2), Some('"'));
+            return (
+                end_of(&format!("\"{}", "#".repeat(hashes)), hashes + 2),
+                Some('"'),
+            );
         }
     }
     if let Some(after) = rest.strip_prefix('\'') {
@@ -306,7 +370,11 @@ fn fourth() { Some(1).unwrap(); }
 
     #[test]
     fn functions_are_found_where_they_are() {
-        let found: Vec<_> = example().functions().into_iter().map(|f| (f.name, f.line, f.lines)).collect();
+        let found: Vec<_> = example()
+            .functions()
+            .into_iter()
+            .map(|f| (f.name, f.line, f.lines))
+            .collect();
         assert_eq!(found, [("first".to_owned(), 4, 2), ("fourth".to_owned(), 18, 1)]);
     }
 
@@ -320,7 +388,10 @@ fn fourth() { Some(1).unwrap(); }
     #[test]
     fn the_file_of_a_test_module_is_a_test() {
         let mut sources = vec![
-            Source::new("cache/src/lib.rs".to_owned(), "#[cfg(test)]\nmod cases;\nmod real;\n".to_owned()),
+            Source::new(
+                "cache/src/lib.rs".to_owned(),
+                "#[cfg(test)]\nmod cases;\nmod real;\n".to_owned(),
+            ),
             Source::new("cache/src/cases.rs".to_owned(), "fn a() {}".to_owned()),
             Source::new("cache/src/real.rs".to_owned(), "fn b() {}".to_owned()),
         ];

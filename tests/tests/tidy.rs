@@ -19,12 +19,47 @@ const LONG_FILES: &[(&str, usize)] = &[];
 const EMPTY_NAMES: [&str; 6] = ["util", "utils", "common", "helper", "helpers", "misc"];
 
 /// Deciding, not doing: these know no runtime, no clock and no chance. `log` and `cluster` are pure as a whole.
-const PURE: &[&str] = &["broker/cluster/src/", "broker/log/src/", "cache/src/read_ahead.rs"];
+const PURE: &[&str] = &[
+    "broker/cluster/src/",
+    "broker/log/src/",
+    "cache/src/admission.rs",
+    "cache/src/chunk.rs",
+    "cache/src/read_ahead.rs",
+    "lakehouse-sink/src/columns.rs",
+    "lakehouse-sink/src/json.rs",
+    "lakehouse-sink/src/json_columns.rs",
+    "lakehouse-sink/src/progress.rs",
+    "lakehouse-sink/src/schema.rs",
+    "lakehouse-sink/src/settings.rs",
+    "tiering/src/keys.rs",
+    "tiering/src/manifest.rs",
+    "tiering/src/object.rs",
+    "tiering/src/read_plan.rs",
+    "tiering/src/retention.rs",
+    "tiering/src/upload.rs",
+];
 
 /// What pure crates may not depend on, by the beginning of its name: runtimes, sockets, stores, their clients.
 const IMPURE_CRATES: [&str; 19] = [
-    "async-", "aws-", "axum", "foyer", "futures", "h2", "hyper", "iceberg", "kafka-protocol", "mio", "native-tls",
-    "object_store", "opendal", "reqwest", "rustls", "smol", "socket2", "tokio", "tower",
+    "async-",
+    "aws-",
+    "axum",
+    "foyer",
+    "futures",
+    "h2",
+    "hyper",
+    "iceberg",
+    "kafka-protocol",
+    "mio",
+    "native-tls",
+    "object_store",
+    "opendal",
+    "reqwest",
+    "rustls",
+    "smol",
+    "socket2",
+    "tokio",
+    "tower",
 ];
 
 fn read(path: &str) -> String {
@@ -66,14 +101,22 @@ fn crates_import_only_what_stands_before_them() {
     for (place, (name, home)) in CRATES.iter().enumerate() {
         let manifest = read(&format!("{home}/Cargo.toml"));
         let names: Vec<&str> = CRATES[..place].iter().map(|(name, _)| *name).collect();
-        for dependency in dependencies(&manifest).iter().filter(|name| name.starts_with("varve-")) {
+        for dependency in dependencies(&manifest)
+            .iter()
+            .filter(|name| name.starts_with("varve-"))
+        {
             if !names.contains(&dependency.as_str()) {
                 complaints.push(format!("{home}/Cargo.toml: {name} may not import {dependency}"));
             }
         }
     }
     let cache = dependencies(&read("cache/Cargo.toml"));
-    complaints.extend(cache.iter().filter(|d| d.starts_with("varve-")).map(|d| format!("cache imports {d}: it needs none of ours")));
+    complaints.extend(
+        cache
+            .iter()
+            .filter(|d| d.starts_with("varve-"))
+            .map(|d| format!("cache imports {d}: it needs none of ours")),
+    );
     nothing_in(complaints);
 }
 
@@ -92,7 +135,12 @@ fn metadata() -> &'static serde_json::Value {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let linux = ["--filter-platform", "x86_64-unknown-linux-gnu"];
         let arguments = ["metadata", "--format-version", "1", "--locked", "--offline"];
-        let done = Command::new(cargo).args(arguments).args(linux).current_dir(root()).output().unwrap();
+        let done = Command::new(cargo)
+            .args(arguments)
+            .args(linux)
+            .current_dir(root())
+            .output()
+            .unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         serde_json::from_slice(&done.stdout).unwrap()
     })
@@ -102,9 +150,17 @@ fn metadata() -> &'static serde_json::Value {
 fn built_with(crates: &[&str]) -> BTreeSet<String> {
     let list = |value: &'static serde_json::Value| value.as_array().unwrap().iter();
     let text = |value: &'static serde_json::Value| value.as_str().unwrap();
-    let names: BTreeMap<&str, &str> = list(&metadata()["packages"]).map(|p| (text(&p["id"]), text(&p["name"]))).collect();
-    let nodes: BTreeMap<&str, _> = list(&metadata()["resolve"]["nodes"]).map(|node| (text(&node["id"]), node)).collect();
-    let mut next: Vec<&str> = names.iter().filter(|(_, name)| crates.contains(name)).map(|(id, _)| *id).collect();
+    let names: BTreeMap<&str, &str> = list(&metadata()["packages"])
+        .map(|p| (text(&p["id"]), text(&p["name"])))
+        .collect();
+    let nodes: BTreeMap<&str, _> = list(&metadata()["resolve"]["nodes"])
+        .map(|node| (text(&node["id"]), node))
+        .collect();
+    let mut next: Vec<&str> = names
+        .iter()
+        .filter(|(_, name)| crates.contains(name))
+        .map(|(id, _)| *id)
+        .collect();
     let mut reached = BTreeSet::new();
     while let Some(id) = next.pop() {
         if !reached.insert(id) {
@@ -122,20 +178,41 @@ fn built_with(crates: &[&str]) -> BTreeSet<String> {
 fn log_and_cluster_cannot_wait_send_or_store() {
     let reached = built_with(&["varve-log", "varve-cluster"]);
     assert!(reached.contains("bytes"), "the graph was not read");
-    let impure = reached.iter().filter(|name| IMPURE_CRATES.iter().any(|impure| name.starts_with(impure)));
-    nothing_in(impure.map(|name| format!("log or cluster reaches {name}: a runtime, a socket or a store")).collect());
+    let impure = reached
+        .iter()
+        .filter(|name| IMPURE_CRATES.iter().any(|impure| name.starts_with(impure)));
+    nothing_in(
+        impure
+            .map(|name| format!("log or cluster reaches {name}: a runtime, a socket or a store"))
+            .collect(),
+    );
 }
 
 #[test]
 fn what_decides_neither_waits_nor_asks_for_the_time() {
     let mut complaints = vec![];
     for pure in PURE {
-        assert!(root().join(pure).exists(), "PURE names {pure}, which does not exist");
+        assert!(
+            root().join(pure).exists(),
+            "PURE names {pure}, which does not exist"
+        );
     }
     for source in production().filter(|source| PURE.iter().any(|pure| source.path.starts_with(pure))) {
-        for word in ["async ", ".await", "tokio::", "SystemTime::now", "Instant::now", "thread::sleep", "rand::"] {
+        for word in [
+            "async ",
+            ".await",
+            "tokio::",
+            "SystemTime::now",
+            "Instant::now",
+            "thread::sleep",
+            "rand::",
+        ] {
             for line in source.lines_with(word) {
-                complaints.push(format!("{}:{line}: `{}` in a file that only decides", source.path, word.trim()));
+                complaints.push(format!(
+                    "{}:{line}: `{}` in a file that only decides",
+                    source.path,
+                    word.trim()
+                ));
             }
         }
     }
@@ -145,7 +222,15 @@ fn what_decides_neither_waits_nor_asks_for_the_time() {
 #[test]
 fn every_file_says_what_it_is_for() {
     let mute = sources().filter(|source| !source.text.starts_with("//!"));
-    nothing_in(mute.map(|source| format!("{}: begin with `//!`: what it is for, what it promises", source.path)).collect());
+    nothing_in(
+        mute.map(|source| {
+            format!(
+                "{}: begin with `//!`: what it is for, what it promises",
+                source.path
+            )
+        })
+        .collect(),
+    );
 }
 
 #[test]
@@ -153,7 +238,10 @@ fn no_file_is_named_after_nothing() {
     let mut complaints = vec![];
     for source in sources() {
         let path = Path::new(&source.path);
-        let parts = path.components().filter_map(|part| part.as_os_str().to_str()).map(|part| part.trim_end_matches(".rs"));
+        let parts = path
+            .components()
+            .filter_map(|part| part.as_os_str().to_str())
+            .map(|part| part.trim_end_matches(".rs"));
         if parts.into_iter().any(|part| EMPTY_NAMES.contains(&part)) {
             complaints.push(format!("{}: name it after what it is for", source.path));
         }
@@ -166,13 +254,21 @@ fn files_stay_short() {
     let mut complaints = vec![];
     for source in production().filter(|source| !source.generated()) {
         let lines = source.production_lines();
-        let allowed = LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(LINES_NEW - 1, |(_, lines)| *lines);
+        let allowed = LONG_FILES
+            .iter()
+            .find(|(path, _)| *path == source.path)
+            .map_or(LINES_NEW - 1, |(_, lines)| *lines);
         if lines > allowed {
-            complaints.push(format!("{}: {lines} production lines, {allowed} allowed: find the second thing in it", source.path));
+            complaints.push(format!(
+                "{}: {lines} production lines, {allowed} allowed: find the second thing in it",
+                source.path
+            ));
         }
     }
     for (path, lines) in LONG_FILES {
-        let now = production().find(|source| source.path == *path).map_or(0, |source| source.production_lines());
+        let now = production()
+            .find(|source| source.path == *path)
+            .map_or(0, |source| source.production_lines());
         if *lines >= LINES_MAX {
             complaints.push(format!("{path}: nothing may have {LINES_MAX} lines or more"));
         } else if now < LINES_NEW {
@@ -187,12 +283,20 @@ fn production_code_keeps_its_nerve() {
     let mut complaints = vec![];
     for source in production() {
         for (word, instead) in [
-            (".unwrap()", "pass the error up, or say why it cannot happen with `expect`"),
+            (
+                ".unwrap()",
+                "pass the error up, or say why it cannot happen with `expect`",
+            ),
             ("todo!", "finish it or leave it out"),
             ("unimplemented!", "finish it or leave it out"),
             ("dbg!", "use tracing"),
         ] {
-            complaints.extend(source.lines_with(word).iter().map(|line| format!("{}:{line}: {word}: {instead}", source.path)));
+            complaints.extend(
+                source
+                    .lines_with(word)
+                    .iter()
+                    .map(|line| format!("{}:{line}: {word}: {instead}", source.path)),
+            );
         }
     }
     nothing_in(complaints);
@@ -203,8 +307,14 @@ fn nothing_is_left_for_later() {
     let mut complaints = vec![];
     for source in sources().filter(|source| source.path != "tests/tests/tidy.rs") {
         for (number, line) in (1..).zip(source.text.lines()) {
-            if ["FIXME", "TODO", "XXX", "HACK"].iter().any(|word| line.contains(&format!("{word}:")) || line.contains(&format!("{word} "))) {
-                complaints.push(format!("{}:{number}: do it now or write it down as an issue", source.path));
+            if ["FIXME", "TODO", "XXX", "HACK"]
+                .iter()
+                .any(|word| line.contains(&format!("{word}:")) || line.contains(&format!("{word} ")))
+            {
+                complaints.push(format!(
+                    "{}:{number}: do it now or write it down as an issue",
+                    source.path
+                ));
             }
         }
     }
@@ -214,17 +324,31 @@ fn nothing_is_left_for_later() {
 /// The strings of `key = [ … ]` in deny.toml, or of `crate = "…"` in that list.
 fn denied(key: &str) -> Vec<String> {
     let text = read("deny.toml");
-    let list = text.split_once(&format!("\n{key} = [\n")).and_then(|(_, rest)| rest.split_once("\n]")).unwrap().0.to_owned();
-    list.lines().filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+    let list = text
+        .split_once(&format!("\n{key} = [\n"))
+        .and_then(|(_, rest)| rest.split_once("\n]"))
+        .unwrap()
+        .0
+        .to_owned();
+    list.lines()
+        .filter_map(|line| line.split('"').nth(1))
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn nothing_banned_is_in_the_build() {
     let lock = read("Cargo.lock");
-    let banned = denied("deny").into_iter().filter(|name| lock.contains(&format!("\nname = \"{name}\"\n")));
-    let mut complaints: Vec<String> = banned.map(|name| format!("{name} is banned in deny.toml")).collect();
+    let banned = denied("deny")
+        .into_iter()
+        .filter(|name| lock.contains(&format!("\nname = \"{name}\"\n")));
+    let mut complaints: Vec<String> = banned
+        .map(|name| format!("{name} is banned in deny.toml"))
+        .collect();
     let sources = lock.lines().filter_map(|line| line.strip_prefix("source = "));
-    for other in sources.filter(|source| *source != "\"registry+https://github.com/rust-lang/crates.io-index\"") {
+    for other in
+        sources.filter(|source| *source != "\"registry+https://github.com/rust-lang/crates.io-index\"")
+    {
         complaints.push(format!("{other}: dependencies come from crates.io only"));
     }
     nothing_in(complaints);
@@ -235,7 +359,11 @@ fn permits(expression: &str, allowed: &BTreeSet<String>) -> bool {
     let mut text = String::new();
     // Old manifests write `/` for OR; brackets become words of their own.
     for c in expression.replace('/', " OR ").chars() {
-        let _ = if "()".contains(c) { write!(text, " {c} ") } else { write!(text, "{c}") };
+        let _ = if "()".contains(c) {
+            write!(text, " {c} ")
+        } else {
+            write!(text, "{c}")
+        };
     }
     let words: Vec<&str> = text.split_whitespace().collect();
     let mut at = 0;
@@ -278,7 +406,9 @@ fn licence(words: &[&str], at: &mut usize, allowed: &BTreeSet<String>) -> bool {
 
 #[test]
 fn a_licence_expression_is_read_as_spdx_means_it() {
-    let allowed: BTreeSet<String> = ["MIT", "Apache-2.0 WITH LLVM-exception"].map(str::to_owned).into();
+    let allowed: BTreeSet<String> = ["MIT", "Apache-2.0 WITH LLVM-exception"]
+        .map(str::to_owned)
+        .into();
     for (expression, met) in [
         ("MIT", true),
         ("GPL-3.0", false),
@@ -300,10 +430,15 @@ fn every_licence_is_on_the_list() {
     let exceptions = denied("exceptions");
     let mut complaints = vec![];
     for package in metadata()["packages"].as_array().unwrap() {
-        let (name, licence) = (package["name"].as_str().unwrap(), package["license"].as_str().unwrap_or("none"));
+        let (name, licence) = (
+            package["name"].as_str().unwrap(),
+            package["license"].as_str().unwrap_or("none"),
+        );
         let excepted = exceptions.iter().any(|e| e == name) && licence.starts_with("MPL-2.0");
         if !excepted && !permits(licence, &allowed) {
-            complaints.push(format!("{name}: its licence is not on the list in deny.toml. licence={licence}"));
+            complaints.push(format!(
+                "{name}: its licence is not on the list in deny.toml. licence={licence}"
+            ));
         }
     }
     nothing_in(complaints);

@@ -27,7 +27,8 @@ impl Count {
         }
         self.files += 1;
         self.lines += source.production_lines();
-        self.functions.extend(source.functions().iter().map(|function| function.lines));
+        self.functions
+            .extend(source.functions().iter().map(|function| function.lines));
         self.unwraps += source.lines_with(".unwrap()").len();
     }
 
@@ -36,9 +37,21 @@ impl Count {
         let all = self.functions.len();
         let long = self.functions.iter().filter(|lines| **lines > LONG).count();
         let p90 = self.functions.get(all * 9 / 10).copied().unwrap_or(0);
-        let share = if all == 0 { 0.0 } else { 100.0 * long as f64 / all as f64 };
-        let Self { files, lines, generated, unwraps, .. } = self;
-        format!("{name:<22}{files:>6}{lines:>8}{generated:>11}{all:>11}{p90:>6}{long:>6}{share:>7.1} %{unwraps:>9}")
+        let share = if all == 0 {
+            0.0
+        } else {
+            100.0 * long as f64 / all as f64
+        };
+        let Self {
+            files,
+            lines,
+            generated,
+            unwraps,
+            ..
+        } = self;
+        format!(
+            "{name:<22}{files:>6}{lines:>8}{generated:>11}{all:>11}{p90:>6}{long:>6}{share:>7.1} %{unwraps:>9}"
+        )
     }
 }
 
@@ -53,13 +66,18 @@ fn main() -> std::io::Result<()> {
     let mut total = Count::default();
     for (name, home) in CRATES.into_iter().filter(|(name, _)| *name != "varve-tests") {
         let mut count = Count::default();
-        for source in sources.iter().filter(|source| source.path.starts_with(&format!("{home}/"))) {
+        for source in sources
+            .iter()
+            .filter(|source| source.path.starts_with(&format!("{home}/")))
+        {
             count.add(source);
             total.add(source);
         }
         writeln!(out, "{}", count.row(name))?;
     }
     writeln!(out, "{}", total.row("production"))?;
-    let tests = sources.iter().map(|s| s.code.lines().filter(|l| !l.trim().is_empty()).count() - s.production_lines());
+    let tests = sources
+        .iter()
+        .map(|s| s.code.lines().filter(|l| !l.trim().is_empty()).count() - s.production_lines());
     writeln!(out, "{:<28}{:>8}", "test code", tests.sum::<usize>())
 }
