@@ -86,13 +86,13 @@ fn check(config: &Config, view: &State, command: &Command) -> Result<(), Refusal
 fn check_list(op: &ConfigOp) -> Result<(), Refusal> {
     let verb = match op {
         ConfigOp::Set { .. } | ConfigOp::Delete { .. } => return Ok(()),
-        ConfigOp::Append { .. } => "append to",
-        ConfigOp::Subtract { .. } => "subtract from",
+        ConfigOp::Append { .. } => "APPEND",
+        ConfigOp::Subtract { .. } => "SUBTRACT",
     };
     if config_entries::is_list(op.key()) {
         return Ok(());
     }
-    let message = format!("Can't {verb} key {} because its type is not LIST.", op.key());
+    let message = format!("Can't {verb} to key {} because its type is not LIST.", op.key());
     Err(Refusal::new(ErrorCode::InvalidConfig, message))
 }
 
@@ -119,7 +119,7 @@ fn check_broker_values(after: &State, resource: ConfigResource) -> Result<(), Re
     for (key, value) in values.into_iter().flatten() {
         if let Some(Err(reason)) = topic_config::check_broker_default(key, value) {
             let message = format!("Invalid value {value} for configuration {key}: {reason}");
-            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+            return Err(Refusal::invalid_request(message));
         }
     }
     Ok(())
@@ -203,7 +203,7 @@ mod tests {
             (set("log.dirs", "/data"), ErrorCode::InvalidRequest),
             (set("log.retention.hours", "1"), ErrorCode::InvalidRequest),
             (set("no.such.key", "1"), ErrorCode::InvalidConfig),
-            (set("log.retention.ms", "soon"), ErrorCode::InvalidConfig),
+            (set("log.retention.ms", "soon"), ErrorCode::InvalidRequest),
         ] {
             assert_eq!(judge(&view, broker, std::slice::from_ref(&op)).unwrap_err().error, error, "{op:?}");
         }

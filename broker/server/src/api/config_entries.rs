@@ -62,7 +62,9 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
         own.map(|value| Synonym { name: key.name, value: value.clone(), source: Source::Topic });
     let names: Vec<&'static str> = key.synonyms.iter().map(|synonym| synonym.name).collect();
     let mut synonyms: Vec<Synonym> = own_synonym.into_iter().chain(set(config, view, &names)).collect();
-    synonyms.extend(default_synonym(key));
+    if let [only] = key.synonyms {
+        synonyms.push(default_of(key, only));
+    }
     Entry {
         name: key.name.into(),
         value: Some(own.cloned().or_else(|| inherited.ok()).unwrap_or_else(|| key.default.to_owned())),
@@ -74,10 +76,10 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
     }
 }
 
-/// The broker key that carries the default is the coarsest one, as `log.retention.hours` is in Kafka.
-fn default_synonym(key: &topic_config::Key) -> Option<Synonym> {
-    let broker_key = key.synonyms.last()?;
-    Some(Synonym { name: broker_key.name, value: unscaled(key.default, broker_key), source: Source::Default })
+/// The default, as the broker key that carries it says it. Of several keys that is the coarsest one
+/// (`log.retention.hours`); then, as in Kafka, only the broker tells it and the topic does not.
+fn default_of(key: &topic_config::Key, broker_key: &BrokerKey) -> Synonym {
+    Synonym { name: broker_key.name, value: unscaled(key.default, broker_key), source: Source::Default }
 }
 
 fn unscaled(value: &str, broker_key: &BrokerKey) -> String {
@@ -136,7 +138,8 @@ fn topic_default_entry(config: &Config, view: &State, name: &'static str) -> Ent
     let Some((key, broker_key)) = topic_key_of(name) else {
         unreachable!("a topic key gave out the name of this broker key: {name}")
     };
-    synonyms.extend(default_synonym(key).filter(|default| default.name == name));
+    let carries_default = key.synonyms.last().is_some_and(|last| last.name == name);
+    synonyms.extend(carries_default.then(|| default_of(key, broker_key)));
     // Kafka's keys in minutes and hours are 32 bits wide, whatever the topic's key is.
     let kind = if broker_key.scale > 1 { Kind::Int } else { key.kind };
     let doc = format!("Default for topics ({}): {}", key.name, key.doc);
@@ -228,7 +231,6 @@ mod tests {
                 ("log.retention.ms", "4000", 3),
                 ("log.retention.ms", "5000", 4),
                 ("log.retention.hours", "2", 4),
-                ("log.retention.hours", "168", 5),
             ]
         );
     }

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn synonyms_and_documentation_are_told_only_when_asked_for() {
-        let entry = ask(TOPIC, "orders", Some(&["retention.ms"])).unwrap().remove(0);
+        let entry = ask(TOPIC, "orders", Some(&["retention.bytes"])).unwrap().remove(0);
         let short = Wanted { synonyms: false, documentation: false }.entry(entry.clone());
         let long = Wanted { synonyms: true, documentation: true }.entry(entry);
 

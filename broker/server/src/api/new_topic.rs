@@ -68,10 +68,7 @@ pub(super) fn place(
             "Excessively large number of partitions per request.",
         ));
     };
-    let Some(replicas) = usize::try_from(replication_factor).ok().filter(|factor| *factor > 0) else {
-        let message = "Replication factor was set to an invalid non-positive value.";
-        return Err(Refusal::new(ErrorCode::InvalidReplicationFactor, message));
-    };
+    let replicas = usize::try_from(replication_factor).unwrap_or(0);
     // Any number that differs from topic to topic; ids are random.
     let start = topic.uuid().as_u64_pair().0 >> 1;
     Ok(placement::place(view, count, replicas, usize::try_from(start).unwrap_or_default())?)

@@ -1,7 +1,7 @@
 //! Why an administrative request is refused: Kafka's error code for it, and words for whoever asked.
 
 use kafka_protocol::protocol::StrBytes;
-use varve_cluster::TopicName;
+use varve_cluster::{TopicName, TopicNameError};
 use varve_cluster::controller::placement::PlacementError;
 use varve_cluster::controller::{Command, Rejected, State};
 use varve_cluster::topic_config::ConfigError;
@@ -39,7 +39,18 @@ pub(super) fn told<T>(result: &Result<T, Refusal>) -> (i16, Option<StrBytes>) {
 
 /// A topic's name, if it is one that Kafka would take.
 pub(super) fn topic_name(name: &str) -> Result<TopicName, Refusal> {
-    TopicName::parse(name).map_err(|error| Refusal::new(ErrorCode::InvalidTopicException, error.to_string()))
+    let parsed = TopicName::parse(name);
+    parsed.map_err(|error| {
+        let reason = match error {
+            TopicNameError::Empty => "the empty string is not allowed".to_owned(),
+            TopicNameError::Reserved => format!("'{name}' is not allowed"),
+            TopicNameError::TooLong => format!("the length of '{name}' is longer than the max allowed length 249"),
+            TopicNameError::Characters => format!(
+                "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+            ),
+        };
+        Refusal::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}"))
+    })
 }
 
 /// What metadata would be after `command`: finds every reason to refuse it without changing anything.
@@ -64,14 +75,23 @@ impl From<ProposeError> for Refusal {
 impl From<Rejected> for Refusal {
     fn from(rejected: Rejected) -> Self {
         use ErrorCode as E;
-        let error = match &rejected {
+        let error = match rejected {
+            Rejected::Config(error) => return error.into(),
+            // A client learns of brokers only by assigning replicas to them.
+            Rejected::UnknownBroker(broker) => {
+                return Self::new(
+                    E::InvalidReplicaAssignment,
+                    format!(
+                        "The manual partition assignment includes broker {broker}, but no such broker is registered."
+                    ),
+                );
+            }
             Rejected::TopicExists(_) => E::TopicAlreadyExists,
             Rejected::NameCollides(_) => E::InvalidTopicException,
             Rejected::UnknownTopic(_) => E::UnknownTopicId,
             Rejected::UnknownPartition { .. } => E::UnknownTopicOrPartition,
             Rejected::NoPartitions => E::InvalidPartitions,
-            Rejected::InvalidReplicas { .. } | Rejected::UnknownBroker(_) => E::InvalidReplicaAssignment,
-            Rejected::Config(_) => E::InvalidConfig,
+            Rejected::InvalidReplicas { .. } => E::InvalidReplicaAssignment,
             Rejected::StaleBrokerEpoch { .. } => E::StaleBrokerEpoch,
             // None of these can answer a client's administrative command.
             Rejected::NotLeader { .. }
@@ -90,12 +110,29 @@ impl From<Rejected> for Refusal {
 
 impl From<PlacementError> for Refusal {
     fn from(error: PlacementError) -> Self {
-        Self::new(ErrorCode::InvalidReplicationFactor, error.to_string())
+        let message = match error {
+            PlacementError::NoReplicas => {
+                "Replication factor must be larger than 0, or -1 to use the default value.".to_owned()
+            }
+            PlacementError::TooFewBrokers { wanted, alive } => format!(
+                "Unable to replicate the partition {wanted} time(s): The target replication factor of {wanted} \
+                 cannot be reached because only {alive} broker(s) are registered."
+            ),
+        };
+        Self::new(ErrorCode::InvalidReplicationFactor, message)
     }
 }
 
+/// In Kafka's words, which tools print and people search for.
 impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
-        Self::new(ErrorCode::InvalidConfig, error.to_string())
+        let message = match &error {
+            ConfigError::Unknown { key } => format!("Unknown topic config name: {key}"),
+            ConfigError::Invalid { key, value, reason } => {
+                format!("Invalid value {value} for configuration {key}: {reason}")
+            }
+            ConfigError::Contradiction { .. } => error.to_string(),
+        };
+        Self::new(ErrorCode::InvalidConfig, message)
     }
 }
