@@ -62,8 +62,12 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
         own.map(|value| Synonym { name: key.name, value: value.clone(), source: Source::Topic });
     let names: Vec<&'static str> = key.synonyms.iter().map(|synonym| synonym.name).collect();
     let mut synonyms: Vec<Synonym> = own_synonym.into_iter().chain(set(config, view, &names)).collect();
-    if let [only] = key.synonyms {
-        synonyms.push(default_of(key, only));
+    // Of several broker keys the coarsest one carries the default (`log.retention.hours`); like Kafka we tell it
+    // only behind a value that is set.
+    if let Some(last) = key.synonyms.last()
+        && (key.synonyms.len() == 1 || !synonyms.is_empty())
+    {
+        synonyms.push(default_of(key, last));
     }
     Entry {
         name: key.name.into(),
@@ -76,8 +80,7 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
     }
 }
 
-/// The default, as the broker key that carries it says it. Of several keys that is the coarsest one
-/// (`log.retention.hours`); then, as in Kafka, only the broker tells it and the topic does not.
+/// The default, as the broker key that carries it says it.
 fn default_of(key: &topic_config::Key, broker_key: &BrokerKey) -> Synonym {
     Synonym { name: broker_key.name, value: unscaled(key.default, broker_key), source: Source::Default }
 }
@@ -231,6 +234,7 @@ mod tests {
                 ("log.retention.ms", "4000", 3),
                 ("log.retention.ms", "5000", 4),
                 ("log.retention.hours", "2", 4),
+                ("log.retention.hours", "168", 5),
             ]
         );
     }

@@ -80,18 +80,20 @@ fn assigned(
             assignments.len()
         ));
     }
-    let replicas = replication_factor(topic);
-    if let Some(other) = assignments.iter().find(|assignment| assignment.broker_ids.len() != replicas) {
-        return refused(format!(
-            "The manual partition assignment includes a partition with {} replica(s), but this is not \
-             consistent with previous partitions, which have {replicas} replica(s).",
-            other.broker_ids.len()
-        ));
+    let wanted = replication_factor(topic);
+    let mut placed = Vec::with_capacity(assignments.len());
+    for assignment in assignments {
+        let replicas = new_topic::named(&assignment.broker_ids)?;
+        if replicas.len() != wanted {
+            return refused(format!(
+                "The manual partition assignment includes a partition with {} replica(s), but this is not \
+                 consistent with previous partitions, which have {wanted} replica(s).",
+                replicas.len()
+            ));
+        }
+        placed.push(replicas);
     }
-    let brokers = |assignment: &CreatePartitionsAssignment| {
-        assignment.broker_ids.iter().map(|id| BrokerId::new(*id)).collect()
-    };
-    Ok(assignments.iter().map(brokers).collect())
+    Ok(placed)
 }
 
 fn replication_factor(topic: &Topic) -> usize {
@@ -132,7 +134,7 @@ mod tests {
     fn an_assignment_has_to_fit_the_topic() {
         assert!(ask(3, Some(&[&[1]])).is_ok());
         for (count, assignments) in
-            [(4, vec![&[1][..]]), (3, vec![&[1, 1][..]]), (3, vec![&[9][..]]), (3, vec![&[][..]])]
+            [(4, vec![&[1][..]]), (3, vec![&[1, 1][..]]), (3, vec![&[1, 2][..]]), (3, vec![&[9][..]]), (3, vec![&[][..]])]
         {
             let error = ask(count, Some(&assignments)).unwrap_err().error;
             assert_eq!(error, ErrorCode::InvalidReplicaAssignment, "{assignments:?}");

@@ -95,11 +95,10 @@ fn assignments_of(topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal>
             )));
         }
     }
-    let brokers = |assignment: &CreatableReplicaAssignment| {
-        let brokers = assignment.broker_ids.iter().map(|id| BrokerId::new(*id)).collect();
-        (assignment.partition_index, brokers)
-    };
-    let by_partition: BTreeMap<i32, Vec<BrokerId>> = topic.assignments.iter().map(brokers).collect();
+    let mut by_partition = BTreeMap::new();
+    for assignment in &topic.assignments {
+        by_partition.insert(assignment.partition_index, new_topic::named(&assignment.broker_ids)?);
+    }
     let consecutive = by_partition.keys().zip(0..).all(|(index, place)| *index == place);
     if !consecutive || by_partition.len() != topic.assignments.len() {
         return Err(Refusal::new(

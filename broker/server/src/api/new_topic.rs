@@ -55,6 +55,20 @@ pub(super) fn assigned(
     checked(config, view, CreateTopic { name, topic_id, assignments, configs })
 }
 
+/// The replicas of one partition as a client names them; whether the brokers exist, metadata says.
+pub(super) fn named(broker_ids: &[i32]) -> Result<Vec<BrokerId>, Refusal> {
+    let refused = |message: String| Err(Refusal::new(ErrorCode::InvalidReplicaAssignment, message));
+    if broker_ids.is_empty() {
+        return refused("The manual partition assignment includes an empty replica list.".to_owned());
+    }
+    for (at, broker) in broker_ids.iter().enumerate() {
+        if broker_ids[..at].contains(broker) {
+            return refused(format!("The manual partition assignment includes the broker {broker} more than once."));
+        }
+    }
+    Ok(broker_ids.iter().map(|id| BrokerId::new(*id)).collect())
+}
+
 /// Replicas for `partitions` new partitions of the topic.
 pub(super) fn place(
     view: &State,
