@@ -13,3 +13,6 @@ mod upkeep;
 
 pub(crate) use coordinator::{Commit, Durable, code};
 pub(crate) use groups::Groups;
+
+#[cfg(test)]
+mod tests;
