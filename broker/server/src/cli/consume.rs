@@ -1,7 +1,7 @@
 //! `varve consume`: a topic's records, from any point of its history on.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -64,8 +64,9 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         left: arguments.count.unwrap_or(u64::MAX),
         positions: starts.clone(),
     };
+    let mut committed = BTreeMap::new();
     let mut consumer = Consumer::new(&mut client, &topic.name, starts, FetchLimits::default())?;
-    let bar = progress::counter("records read");
+    let bar = progress::counter("records read", io::stdout().is_terminal());
     leave_finished(&mut consumer, &stops);
     while printer.left > 0 && !consumer.positions().is_empty() {
         for fetched in consumer.poll(&mut client)? {
@@ -74,8 +75,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         // Committed only once it is out: a reader that goes away sees a record twice rather than never.
         printer.out.flush()?;
-        if let Some(group) = &arguments.group {
+        if let Some(group) = arguments
+            .group
+            .as_ref()
+            .filter(|_| printer.positions != committed)
+        {
             commit(&mut client, group, &topic.name, &printer.positions)?;
+            committed.clone_from(&printer.positions);
         }
         leave_finished(&mut consumer, &stops);
     }

@@ -107,7 +107,8 @@ fn send_all(
     lines: &Receiver<io::Result<Vec<u8>>>,
     producer: &mut Producer<'_>,
 ) -> anyhow::Result<()> {
-    let bar = progress::counter("records sent");
+    let talking = arguments.file.is_none() && io::stdin().is_terminal();
+    let bar = progress::counter("records sent", talking);
     let mut waiting = false;
     loop {
         let line = match lines.recv_timeout(LINGER) {

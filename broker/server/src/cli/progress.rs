@@ -1,8 +1,12 @@
 //! Progress of long work, on stderr and only where a person watches.
 
 use std::io::{IsTerminal as _, stderr};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Drawn again this often even if nothing has moved, for the clock to run.
+const REDRAW: Duration = Duration::from_millis(250);
 
 /// A bar over a known number of bytes.
 pub(super) fn bytes(what: &'static str, total: u64) -> ProgressBar {
@@ -17,13 +21,16 @@ pub(super) fn bytes(what: &'static str, total: u64) -> ProgressBar {
 pub(super) fn count(what: &'static str, total: u64) -> ProgressBar {
     bar(
         Some(total),
-        "{msg:<12} {bar:30} {human_pos} of {human_len}  {per_sec}  {eta}",
+        "{msg:<12} {bar:30} {human_pos} of {human_len}  {elapsed}",
     )
     .with_message(what)
 }
 
-/// A count without an end.
-pub(super) fn counter(what: &'static str) -> ProgressBar {
+/// A count without an end. Nothing is drawn where it would run between the lines of a conversation.
+pub(super) fn counter(what: &'static str, talking: bool) -> ProgressBar {
+    if talking {
+        return ProgressBar::hidden();
+    }
     bar(None, "{msg} {human_pos}  {per_sec}").with_message(what)
 }
 
@@ -34,5 +41,7 @@ fn bar(total: Option<u64>, template: &str) -> ProgressBar {
         ProgressDrawTarget::hidden()
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::with_draw_target(total, target).with_style(style.progress_chars("━╸ "))
+    let bar = ProgressBar::with_draw_target(total, target).with_style(style.progress_chars("━╸ "));
+    bar.enable_steady_tick(REDRAW);
+    bar
 }

@@ -286,22 +286,4 @@ fn host(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_without_a_port_means_kafkas_port() {
-        assert_eq!(with_port("broker"), "broker:9092");
-        assert_eq!(with_port("broker:9094"), "broker:9094");
-        assert_eq!(with_port("::1"), "[::1]:9092");
-        assert_eq!(with_port("[::1]:9093"), "[::1]:9093");
-    }
-
-    #[test]
-    fn no_address_at_all_is_an_error_not_a_panic() {
-        assert!(matches!(
-            Client::connect(" , ", Waits::default()),
-            Err(Error::Usage(_))
-        ));
-    }
-}
+mod tests;

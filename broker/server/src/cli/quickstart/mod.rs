@@ -14,10 +14,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::events::Orders;
 use self::home::Home;
+use self::question::{Answer, Asked};
+use self::replay::Replayed;
 use super::client::{Client, NewRecord, NewTopic, Producer, ProducerSettings, Topic, Waits};
 use super::output::{bytes, grouped, print, print_json};
 use super::{progress, server};
@@ -75,6 +77,8 @@ struct Produced {
     orders: Orders,
     records: u64,
     bytes: u64,
+    /// Objects that were in the bucket before.
+    objects_before: u64,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -120,7 +124,11 @@ fn tell(story: &Story, home: &Home, node: &Node, begun: Instant) -> anyhow::Resu
     )?;
 
     let mut client = Client::connect(&bootstrap, Waits::default())?;
-    let produced = produce(story, &mut client, &http)?;
+    let objects_before = settle::objects(home)?;
+    let produced = Produced {
+        objects_before,
+        ..produce(story, &mut client, &http)?
+    };
     settle::into_bucket(story, home, &mut client, &http, &produced)?;
     settle::drop_local(story, &mut client, &produced)?;
     let replayed = replay::from_bucket(story, &mut client, &http, &produced)?;
@@ -137,22 +145,12 @@ fn tell(story: &Story, home: &Home, node: &Node, begun: Instant) -> anyhow::Resu
         &table.metadata_location,
     ))?;
     if story.json {
-        print_json(&json!({
-            "records_produced": produced.records,
-            "bytes_produced": produced.bytes,
-            "bytes_replayed_from_bucket": replayed.bytes,
-            "batch_bytes_served_from_bucket": replayed.batch_bytes_served,
-            "replay_seconds": replayed.seconds,
-            "differences": replayed.differences,
-            "table_rows": table.rows,
-            "answer": table.answer.iter().map(question::Answer::json).collect::<Vec<_>>(),
-            "seconds": seconds,
-            "topic": name,
-            "table_metadata": table.metadata_location,
-            "bootstrap_server": bootstrap,
-            "http": format!("http://{http}"),
-            "dir": home.dir(),
-        }))?;
+        let mut figures = figures(&produced, &replayed, &table);
+        figures["seconds"] = json!(seconds);
+        figures["bootstrap_server"] = json!(bootstrap);
+        figures["http"] = json!(format!("http://{http}"));
+        figures["dir"] = json!(home.dir());
+        print_json(&figures)?;
     }
     anyhow::ensure!(
         replayed.differences == 0,
@@ -160,6 +158,21 @@ fn tell(story: &Story, home: &Home, node: &Node, begun: Instant) -> anyhow::Resu
         replayed.differences
     );
     Ok(())
+}
+
+fn figures(produced: &Produced, replayed: &Replayed, table: &Asked) -> Value {
+    json!({
+        "topic": produced.topic.name,
+        "records_produced": produced.records,
+        "bytes_produced": produced.bytes,
+        "bytes_replayed_from_bucket": replayed.bytes,
+        "batch_bytes_served_from_bucket": replayed.batch_bytes_served,
+        "replay_seconds": replayed.seconds,
+        "differences": replayed.differences,
+        "table_rows": table.rows,
+        "table_metadata": table.metadata_location,
+        "answer": table.answer.iter().map(Answer::json).collect::<Vec<_>>(),
+    })
 }
 
 /// Creates a topic of its own and fills it.
@@ -209,6 +222,7 @@ fn produce(story: &Story, client: &mut Client, http: &str) -> anyhow::Result<Pro
         orders,
         records,
         bytes: sent,
+        objects_before: 0,
     })
 }
 

@@ -41,11 +41,11 @@ pub(super) fn into_bucket(
     bar.finish_and_clear();
     configure(client, &topic.name, "segment.ms", None)?;
     let in_bucket: u64 = tier::bytes_in_bucket(http, &topic.name)?.values().sum();
-    let objects = files_in(&home.bucket_dir())?;
+    let objects = objects(home)?.saturating_sub(produced.objects_before);
     story.step(
         "tier",
         &format!(
-            "every segment is sealed and in the bucket: {} of this topic, {} objects in {}: {:.1} s",
+            "every segment is sealed and in the bucket: {}, {} new objects in {}: {:.1} s",
             bytes(in_bucket),
             grouped(objects),
             home.bucket_url(),
@@ -119,6 +119,12 @@ pub(super) fn configure(
 /// Offsets from one to the other.
 pub(super) fn count(from: i64, to: i64) -> u64 {
     u64::try_from(to - from).unwrap_or(0)
+}
+
+/// How many objects the bucket holds.
+pub(super) fn objects(home: &Home) -> anyhow::Result<u64> {
+    let dir = home.bucket_dir();
+    if dir.exists() { files_in(&dir) } else { Ok(0) }
 }
 
 /// How many files lie below a directory.

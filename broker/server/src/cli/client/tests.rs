@@ -1,0 +1,230 @@
+//! The client against a node in this process.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use tempfile::TempDir;
+use varve_log::Codec;
+
+use super::{
+    Acks, At, Client, Consumer, Error, FetchLimits, NewRecord, NewTopic, Producer, ProducerSettings, Record,
+    Waits, with_port,
+};
+use crate::config::Config;
+use crate::node::Node;
+
+/// A node of its own for one test.
+struct Stage {
+    client: Client,
+    node: Option<Node>,
+    _dir: TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data").display().to_string();
+        let config = Config::from_properties(&[
+            ("process.roles", "broker,controller"),
+            ("node.id", "1"),
+            ("listeners", "PLAINTEXT://127.0.0.1:0"),
+            ("log.dirs", &data),
+            ("varve.http.listener", "none"),
+        ]);
+        let node = Node::start(config.unwrap()).unwrap();
+        let client = Client::connect(&node.bootstrap().to_string(), Waits::default()).unwrap();
+        Self {
+            client,
+            node: Some(node),
+            _dir: dir,
+        }
+    }
+
+    fn create(&mut self, name: &str, partitions: i32) {
+        let new = NewTopic {
+            name,
+            partitions: Some(partitions),
+            ..NewTopic::default()
+        };
+        self.client.create_topic(&new).unwrap();
+    }
+
+    fn produce(
+        &mut self,
+        topic: &str,
+        settings: ProducerSettings,
+        records: impl Iterator<Item = NewRecord>,
+    ) -> u64 {
+        let mut producer = Producer::new(&mut self.client, topic, settings).unwrap();
+        records.for_each(|record| producer.send(record).unwrap());
+        producer.flush().unwrap();
+        producer.acknowledged()
+    }
+
+    /// All records of a topic, by partition.
+    fn consume(&mut self, topic: &str) -> BTreeMap<i32, Vec<Record>> {
+        let described = self.client.topic(topic).unwrap();
+        let starts = self.client.ends(&described, At::Earliest).unwrap();
+        let ends = self.client.ends(&described, At::Latest).unwrap();
+        let mut consumer = Consumer::new(&mut self.client, topic, starts, FetchLimits::default()).unwrap();
+        let mut records: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        while consumer.positions().iter().any(|(index, at)| at < &ends[index]) {
+            for fetched in consumer.poll(&mut self.client).unwrap() {
+                let of_partition = records.entry(fetched.partition).or_default();
+                of_partition.extend(fetched.records().map(|record| record.unwrap()));
+            }
+        }
+        records
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            node.shutdown();
+        }
+    }
+}
+
+fn record(n: i64) -> NewRecord {
+    NewRecord {
+        timestamp: 1_700_000_000_000 + n,
+        key: Some(Bytes::from(format!("key-{}", n % 17))),
+        value: Some(Bytes::from(format!("value-{n}"))),
+        headers: vec![
+            ("n".to_owned(), Some(Bytes::from(n.to_string()))),
+            ("n".to_owned(), None),
+        ],
+    }
+}
+
+#[test]
+fn what_is_produced_in_small_pipelined_batches_is_consumed_in_order_key_by_key() {
+    let mut stage = Stage::new();
+    stage.create("t", 3);
+
+    let settings = ProducerSettings {
+        batch_bytes: 2_000,
+        codec: Codec::Lz4,
+        ..ProducerSettings::default()
+    };
+    let acknowledged = stage.produce("t", settings, (0..5_000).map(record));
+    let consumed = stage.consume("t");
+
+    assert_eq!(acknowledged, 5_000);
+    assert_eq!(consumed.values().map(Vec::len).sum::<usize>(), 5_000);
+    for records in consumed.values() {
+        assert!(records.is_sorted_by_key(|record| record.timestamp));
+        assert!(
+            (0_i64..)
+                .zip(records)
+                .all(|(offset, record)| record.offset == offset)
+        );
+    }
+    let first = consumed
+        .values()
+        .flatten()
+        .find(|record| record.timestamp == 1_700_000_000_007)
+        .unwrap();
+    assert_eq!(first.value.as_deref(), Some(&b"value-7"[..]));
+    assert_eq!(first.headers.len(), 2);
+}
+
+#[test]
+fn without_acknowledgement_records_arrive_all_the_same() {
+    let mut stage = Stage::new();
+    stage.create("t", 1);
+
+    for acks in [Acks::None, Acks::Leader] {
+        let settings = ProducerSettings {
+            acks,
+            ..ProducerSettings::default()
+        };
+        assert_eq!(stage.produce("t", settings, (0..100).map(record)), 100);
+    }
+    let topic = stage.client.topic("t").unwrap();
+    super::pause(std::time::Duration::from_millis(300));
+
+    assert_eq!(stage.client.ends(&topic, At::Latest).unwrap()[&0], 200);
+}
+
+#[test]
+fn a_time_is_found_as_the_first_record_not_older() {
+    let mut stage = Stage::new();
+    stage.create("t", 1);
+    stage.produce("t", ProducerSettings::default(), (0..1000).map(|n| record(2 * n)));
+    let topic = stage.client.topic("t").unwrap();
+
+    let mut at = |timestamp| stage.client.offsets(&topic, At::Timestamp(timestamp)).unwrap()[&0];
+
+    assert_eq!(at(1_700_000_000_501).offset, Some(251));
+    assert_eq!(at(1_700_000_000_501).timestamp, 1_700_000_000_502);
+    assert_eq!(at(1_800_000_000_000).offset, None);
+}
+
+#[test]
+fn topics_are_listed_configured_grown_trimmed_and_deleted() {
+    let mut stage = Stage::new();
+    stage.create("t", 1);
+    stage.produce("t", ProducerSettings::default(), (0..10).map(record));
+    let client = &mut stage.client;
+
+    let change = BTreeMap::from([("retention.ms".to_owned(), Some("86400000".to_owned()))]);
+    client.alter_topic_configs("t", &change).unwrap();
+    let configs = client.topic_configs("t").unwrap();
+    let retention = configs.iter().find(|entry| entry.name == "retention.ms").unwrap();
+    assert_eq!(
+        (retention.value.as_deref(), retention.of_topic),
+        (Some("86400000"), true)
+    );
+
+    client.create_partitions("t", 2).unwrap();
+    let topic = client.topic("t").unwrap();
+    assert_eq!(topic.partitions.len(), 2);
+
+    let starts = client.delete_records(&topic, &BTreeMap::from([(0, 4)])).unwrap();
+    assert_eq!(starts, BTreeMap::from([(0, 4)]));
+    assert_eq!(client.ends(&topic, At::Earliest).unwrap()[&0], 4);
+    assert!(client.local_bytes(&topic).unwrap()[&0] > 0);
+
+    assert!(client.topics().unwrap().iter().any(|topic| topic.name == "t"));
+    client.delete_topic("t").unwrap();
+    let gone = client.topic("t").err().unwrap();
+    assert!(
+        gone.is_refused_with(ResponseError::UnknownTopicOrPartition),
+        "{gone}"
+    );
+}
+
+#[test]
+fn a_group_without_members_is_moved_shown_and_deleted() {
+    let mut stage = Stage::new();
+    stage.create("t", 1);
+    let client = &mut stage.client;
+    let committed = BTreeMap::from([(("t".to_owned(), 0), 42)]);
+
+    client.commit("g", &committed).unwrap();
+
+    assert_eq!(client.committed("g").unwrap(), committed);
+    assert!(client.groups().unwrap().iter().any(|group| group.id == "g"));
+    assert_eq!(client.group("g").unwrap().members.len(), 0);
+    client.delete_group("g").unwrap();
+    assert!(client.committed("g").unwrap().is_empty());
+}
+
+#[test]
+fn a_host_without_a_port_means_kafkas_port() {
+    assert_eq!(with_port("broker"), "broker:9092");
+    assert_eq!(with_port("broker:9094"), "broker:9094");
+    assert_eq!(with_port("::1"), "[::1]:9092");
+    assert_eq!(with_port("[::1]:9093"), "[::1]:9093");
+}
+
+#[test]
+fn no_address_at_all_is_an_error_not_a_panic() {
+    assert!(matches!(
+        Client::connect(" , ", Waits::default()),
+        Err(Error::Usage(_))
+    ));
+}
