@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::client::{At, Client, Consumer, FetchLimits, Fetched, Record, Topic};
-use super::output::json_bytes;
+use super::output::{self, json_bytes};
 use super::when::Place;
 use super::{Cluster, progress};
 
@@ -122,10 +122,10 @@ pub(super) fn place(client: &mut Client, topic: &Topic, place: Place) -> anyhow:
                 let start = starts.get(&index).copied().unwrap_or(0);
                 let chosen = offset.clamp(start, end.max(start));
                 if chosen != offset {
-                    eprintln!(
+                    output::remark(&format!(
                         "{}-{index} holds offsets {start} to {end}: taking {chosen}",
                         topic.name
-                    );
+                    ));
                 }
                 (index, chosen)
             };

@@ -97,7 +97,7 @@ pub fn main() -> ExitCode {
         // The reader of our output has all it wanted, as in `varve consume … | head`.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("varve: {error:#}");
+            output::remark(&format!("varve: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -78,6 +78,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Says something beside the results, on stderr. If nobody listens there, it is not worth failing for.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints one JSON value on a line of its own.
 pub(super) fn print_json(value: &Value) -> io::Result<()> {
     print(&format!("{value}\n"))

@@ -94,10 +94,10 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
             "topic": arguments.topic, "records": records, "partitions": partitions, "seconds": seconds,
         }))?;
     } else {
-        eprintln!(
+        output::remark(&format!(
             "{} records acknowledged in {seconds:.2} s",
             output::grouped(records)
-        );
+        ));
     }
     Ok(())
 }
@@ -172,7 +172,7 @@ fn read_lines(file: Option<&PathBuf>) -> anyhow::Result<Receiver<io::Result<Vec<
         Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?),
         None => {
             if io::stdin().is_terminal() {
-                eprintln!("each line becomes a record; end with Ctrl-D");
+                output::remark("each line becomes a record; end with Ctrl-D");
             }
             Box::new(io::stdin())
         }

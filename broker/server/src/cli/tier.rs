@@ -119,7 +119,7 @@ fn describe(arguments: &Describe) -> anyhow::Result<()> {
     }
     output::print(&table.render())?;
     if tiered.is_none() {
-        eprintln!("(bytes in the bucket: pass the node's HTTP address with --http)");
+        output::remark("(bytes in the bucket: pass the node's HTTP address with --http)");
     }
     Ok(())
 }

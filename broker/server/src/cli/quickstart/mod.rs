@@ -21,7 +21,7 @@ use self::home::Home;
 use self::question::{Answer, Asked};
 use self::replay::Replayed;
 use super::client::{Client, NewRecord, NewTopic, Producer, ProducerSettings, Topic, Waits};
-use super::output::{bytes, grouped, print, print_json};
+use super::output::{bytes, grouped, print, print_json, remark};
 use super::{progress, server};
 use crate::config::Config;
 use crate::node::Node;
@@ -63,7 +63,7 @@ impl Story {
 
     fn say(&self, text: &str) -> anyhow::Result<()> {
         if self.json {
-            eprintln!("{text}");
+            remark(text);
         } else {
             print(&format!("{text}\n"))?;
         }
