@@ -103,6 +103,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whether a command line, without the program's name, would be understood; if not, what is wrong with it. What the
+/// documents and the image say is checked with this.
+///
+/// # Errors
+/// The parser's own words.
+pub fn check(arguments: &[String]) -> Result<(), String> {
+    let line = std::iter::once("varve").chain(arguments.iter().map(String::as_str));
+    Arguments::try_parse_from(line)
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}
+
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
