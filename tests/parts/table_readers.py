@@ -4,8 +4,12 @@ Raw columns and JSON columns; rows are compared with what was produced, a restar
 """
 
 import json
+import os
 import random
+import subprocess
+import sys
 
+from harness import place
 from harness.bucket import Versitygw
 from harness.part import Part, run
 from harness.place import wait_for
@@ -111,6 +115,13 @@ def story(part: Part):
     doubles = connection.execute(f"""SELECT count(*) FROM (SELECT 1 FROM iceberg_scan('{metadata}')
         GROUP BY "partition", "offset" HAVING count(*) > 1)""").fetchone()[0]
     part.equal(doubles, 0, "after a kill in between: every record is there, and once")
+    whole = pyiceberg_table(metadata, server).scan().count()
+    reader = place.REPOSITORY / "tests/clients/read_table.py"
+    done = subprocess.run([sys.executable, reader, metadata, "--json", "--engine", "both", "--s3-endpoint", server.endpoint,
+                           "--expect-rows", str(whole)], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **server.env()})
+    part.check(done.returncode == 0, "both engines agree, and no offset is missing or twice (tests/clients/read_table.py)",
+               (done.stdout + done.stderr)[-800:])
     broker.stop()
     server.stop()
 
