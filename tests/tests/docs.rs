@@ -23,7 +23,10 @@ fn pages() -> Vec<(PathBuf, String)> {
     let root = root();
     let mut found = source::files(&root.join("docs"), &[".md"]);
     found.push(root.join("README.md"));
-    found.into_iter().map(|path| (path.strip_prefix(&root).unwrap().to_owned(), read(&path))).collect()
+    found
+        .into_iter()
+        .map(|path| (path.strip_prefix(&root).unwrap().to_owned(), read(&path)))
+        .collect()
 }
 
 /// The text between single backticks, with the number of its line; fenced code is left out.
@@ -68,7 +71,9 @@ fn files_and_functions_named_in_the_documents_exist() {
     let mut checked = 0;
     for (page, text) in pages() {
         for (line, name) in quoted(&text) {
-            let (file, function) = name.split_once("::").map_or((name, None), |(file, rest)| (file, Some(rest)));
+            let (file, function) = name
+                .split_once("::")
+                .map_or((name, None), |(file, rest)| (file, Some(rest)));
             if !file.contains('/') || ![".rs", ".py"].iter().any(|ending| file.ends_with(ending)) {
                 continue;
             }
@@ -77,19 +82,25 @@ fn files_and_functions_named_in_the_documents_exist() {
                 complaints.push(format!("{}:{line}: no such file: {file}", page.display()));
                 continue;
             };
-            let Some(last) = function.and_then(|function| function.rsplit("::").next()) else { continue };
+            let Some(last) = function.and_then(|function| function.rsplit("::").next()) else {
+                continue;
+            };
             let defined = ["fn", "struct", "enum", "trait", "const", "type", "static"];
             let found = |keyword: &&str| {
-                code.match_indices(&format!("{keyword} {last}")).any(|(at, found)| {
-                    !code[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
-                })
+                code.match_indices(&format!("{keyword} {last}"))
+                    .any(|(at, found)| {
+                        !code[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
+                    })
             };
             if !defined.iter().any(found) {
                 complaints.push(format!("{}:{line}: {file} has no {last}", page.display()));
             }
         }
     }
-    assert!(checked > 50, "only {checked} names were found: is docs/architecture.md still written with `path/file.rs::function`?");
+    assert!(
+        checked > 50,
+        "only {checked} names were found: is docs/architecture.md still written with `path/file.rs::function`?"
+    );
     nothing_in(complaints);
 }
 
@@ -98,7 +109,10 @@ fn anchors(page: &str) -> BTreeSet<String> {
     let headings = page.lines().filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| {
         let text = heading.trim_start_matches('#').trim().to_lowercase();
-        text.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+        text.chars()
+            .filter(|c| c.is_alphanumeric() || "-_ ".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
     };
     headings.map(anchor).collect()
 }
@@ -107,15 +121,27 @@ fn anchors(page: &str) -> BTreeSet<String> {
 fn links_between_documents_lead_somewhere() {
     let mut complaints = vec![];
     for (page, text) in pages() {
-        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        let targets = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(target, _)| target);
         for target in targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let path = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
             let place = root().join(&path);
             if !place.exists() {
                 complaints.push(format!("{}: nothing at {target}", page.display()));
             } else if !anchor.is_empty() && !anchors(&read(&place)).contains(anchor) {
-                complaints.push(format!("{}: {} has no heading #{anchor}", page.display(), path.display()));
+                complaints.push(format!(
+                    "{}: {} has no heading #{anchor}",
+                    page.display(),
+                    path.display()
+                ));
             }
         }
     }
@@ -129,7 +155,10 @@ fn current(path: &str, expected: &str) {
         std::fs::write(&place, expected).unwrap();
     }
     let is = std::fs::read_to_string(&place).unwrap_or_default();
-    assert!(is == expected, "{path} is not current: VARVE_BLESS=1 cargo test --workspace --test docs");
+    assert!(
+        is == expected,
+        "{path} is not current: VARVE_BLESS=1 cargo test --workspace --test docs"
+    );
 }
 
 /// A cell of a table.
@@ -158,7 +187,11 @@ fn topic_kind(kind: topic_config::Kind) -> &'static str {
 }
 
 fn code(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{text}`") }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("`{text}`")
+    }
 }
 
 #[test]
@@ -173,7 +206,13 @@ fn the_page_of_keys_is_current() {
     );
     for key in keys::KEYS {
         let default = key.default.map(code).unwrap_or_default();
-        let _ = writeln!(page, "| `{}` | {} | {default} | {} |", key.name, broker_kind(key.kind), cell(key.doc));
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | {default} | {} |",
+            key.name,
+            broker_kind(key.kind),
+            cell(key.doc)
+        );
     }
     page.push_str(
         "\n## Topics\n\nSet when a topic is created or later with `varve topic`, `kafka-configs` or any admin client. A topic that does not\n\
@@ -183,7 +222,12 @@ fn the_page_of_keys_is_current() {
     for key in topic_config::KEYS.iter().filter(|key| !key.hidden) {
         let synonyms: Vec<String> = key.synonyms.iter().map(|synonym| code(synonym.name)).collect();
         let (kind, synonyms, default) = (topic_kind(key.kind), synonyms.join(", "), code(key.default));
-        let _ = writeln!(page, "| `{}` | {kind} | {synonyms} | {default} | {} |", key.name, cell(key.doc));
+        let _ = writeln!(
+            page,
+            "| `{}` | {kind} | {synonyms} | {default} | {} |",
+            key.name,
+            cell(key.doc)
+        );
     }
     current("docs/configuration.md", &page);
 }
@@ -197,14 +241,29 @@ fn the_page_of_metrics_is_current() {
          | metric | type | meaning |\n|---|---|---|\n",
     );
     for family in FAMILIES {
-        let (end, kind) = if family.counter { ("_total", "counter") } else { ("", "gauge") };
-        let _ = writeln!(page, "| `{}{end}` | {kind} | {} |", family.name, cell(family.help));
+        let (end, kind) = if family.counter {
+            ("_total", "counter")
+        } else {
+            ("", "gauge")
+        };
+        let _ = writeln!(
+            page,
+            "| `{}{end}` | {kind} | {} |",
+            family.name,
+            cell(family.help)
+        );
     }
     current("docs/metrics.md", &page);
 }
 
-fn is_key(name: &str) -> bool {
-    keys::find(name).is_some() || topic_config::find(name).is_some() || topic_config::broker_default_keys().any(|key| key == name)
+/// A key of the configuration, or a property of our tables.
+fn is_known(name: &str) -> bool {
+    let property =
+        |name: &str| read(&root().join("lakehouse-sink/src/progress.rs")).contains(&format!("\"{name}\""));
+    keys::find(name).is_some()
+        || topic_config::find(name).is_some()
+        || topic_config::broker_default_keys().any(|key| key == name)
+        || property(name)
 }
 
 #[test]
@@ -214,9 +273,12 @@ fn keys_and_metrics_named_in_the_documents_exist() {
         for (line, name) in quoted(&text) {
             let name = name.split(['=', ' ']).next().unwrap_or_default();
             let wrong = if name.starts_with("varve.") && !name.ends_with('*') {
-                !is_key(name)
-            } else if name.starts_with("varve_") {
-                !FAMILIES.iter().any(|family| family.name == name.trim_end_matches("_total")) && !name.contains("::")
+                !is_known(name)
+            } else if name.starts_with("varve_") && name != "varve_" {
+                !FAMILIES
+                    .iter()
+                    .any(|family| family.name == name.trim_end_matches("_total"))
+                    && !name.contains("::")
             } else {
                 false
             };
@@ -282,17 +344,30 @@ fn commands_in_the_documents_are_understood() {
 
 /// `NAME: value` under the `environment:` of a service of docker-compose.yml.
 fn environment(compose: &str, service: &str) -> Vec<(String, String)> {
-    let lines = compose.lines().skip_while(|line| *line != format!("  {service}:")).skip(1);
-    let service = lines.take_while(|line| !line.starts_with("  ") || line.starts_with("    ") || line.is_empty());
-    let block = service.skip_while(|line| *line != "    environment:").skip(1).take_while(|line| line.starts_with("      "));
+    let lines = compose
+        .lines()
+        .skip_while(|line| *line != format!("  {service}:"))
+        .skip(1);
+    let service =
+        lines.take_while(|line| !line.starts_with("  ") || line.starts_with("    ") || line.is_empty());
+    let block = service
+        .skip_while(|line| *line != "    environment:")
+        .skip(1)
+        .take_while(|line| line.starts_with("      "));
     let entries = block.map(str::trim).filter(|line| !line.starts_with('#'));
-    entries.filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned())).collect()
+    entries
+        .filter_map(|line| line.split_once(": "))
+        .map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned()))
+        .collect()
 }
 
 /// The `ENV NAME=value` of the Dockerfile.
 fn image_environment(dockerfile: &str) -> Vec<(String, String)> {
     let lines = dockerfile.lines().filter_map(|line| line.strip_prefix("ENV "));
-    lines.filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -302,13 +377,25 @@ fn the_image_and_the_compose_file_speak_the_brokers_language() {
     let image = image_environment(&dockerfile);
     let mut both = image.clone();
     both.extend(environment(&compose, "broker"));
-    assert!(image.len() >= 4 && both.len() >= image.len() + 8, "the environments were not found");
-    let names: Vec<&str> = keys::KEYS.iter().map(|key| key.name).chain(topic_config::broker_default_keys()).collect();
+    assert!(
+        image.len() >= 4 && both.len() >= image.len() + 8,
+        "the environments were not found"
+    );
+    let names: Vec<&str> = keys::KEYS
+        .iter()
+        .map(|key| key.name)
+        .chain(topic_config::broker_default_keys())
+        .collect();
     for given in [image, both] {
         let mut properties = std::collections::BTreeMap::new();
         for (variable, value) in given.iter().filter(|(variable, _)| !variable.starts_with("AWS_")) {
-            let key = names.iter().find(|name| keys::environment_name(name) == *variable);
-            properties.insert(*key.unwrap_or_else(|| panic!("{variable} sets no key")), value.as_str());
+            let key = names
+                .iter()
+                .find(|name| keys::environment_name(name) == *variable);
+            properties.insert(
+                *key.unwrap_or_else(|| panic!("{variable} sets no key")),
+                value.as_str(),
+            );
         }
         let pairs: Vec<(&str, &str)> = properties.into_iter().collect();
         if let Err(error) = Config::from_properties(&pairs) {
@@ -316,7 +403,10 @@ fn the_image_and_the_compose_file_speak_the_brokers_language() {
         }
     }
     let list = |name: &str| {
-        let line = dockerfile.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+        let line = dockerfile
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("no {name}"));
         serde_json::from_str::<Vec<String>>(line.trim()).unwrap()
     };
     assert_eq!(list("ENTRYPOINT"), ["varve"]);
