@@ -261,7 +261,10 @@ fn number_text(number: f64) -> String {
 /// The integer that a double stands for, where a double can tell integers apart.
 fn whole(number: f64) -> Option<i64> {
     const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
-    #[expect(clippy::cast_possible_truncation, reason = "within 2^53 and without a fraction")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "within 2^53 and without a fraction"
+    )]
     (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
 }
 

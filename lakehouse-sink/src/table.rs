@@ -158,6 +158,17 @@ impl Table {
         &self.base.location
     }
 
+    /// Rows of the newest committed snapshot.
+    pub fn total_rows(&self) -> u64 {
+        let summary = self
+            .base
+            .metadata
+            .current_snapshot()
+            .map(|snapshot| snapshot.summary());
+        let total = summary.and_then(|summary| summary.additional_properties.get("total-records"));
+        total.and_then(|rows| rows.parse().ok()).unwrap_or(0)
+    }
+
     pub fn pending_rows(&self) -> u64 {
         let pending = &self.pending;
         let in_file = pending.file.as_ref().map_or(0, ParquetFile::rows);

@@ -104,7 +104,7 @@ fn mark_test_modules(sources: &mut [Source]) {
     for source in sources.iter() {
         let parent = Path::new(&source.path)
             .parent()
-            .unwrap_or(Path::new(""))
+            .unwrap_or_else(|| Path::new(""))
             .to_string_lossy()
             .into_owned();
         for range in &source.tests {

@@ -25,7 +25,7 @@ fn pages() -> Vec<(PathBuf, String)> {
     found.push(root.join("README.md"));
     found
         .into_iter()
-        .map(|path| (path.strip_prefix(&root).unwrap().to_owned(), read(&path)))
+        .map(|path| (path.strip_prefix(&root).expect("found below the root").to_owned(), read(&path)))
         .collect()
 }
 
@@ -152,7 +152,7 @@ fn links_between_documents_lead_somewhere() {
 fn current(path: &str, expected: &str) {
     let place = root().join(path);
     if std::env::var_os("VARVE_BLESS").is_some() {
-        std::fs::write(&place, expected).unwrap();
+        std::fs::write(&place, expected).expect("the page can be written");
     }
     let is = std::fs::read_to_string(&place).unwrap_or_default();
     assert!(

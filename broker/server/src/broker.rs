@@ -1,9 +1,9 @@
 //! What every request handler works with: the parts of one running broker, put together by `node`.
 
 use crate::clock::Clock;
-use crate::coordinators::Groups;
 use crate::complaints::Complaints;
 use crate::config::Config;
+use crate::coordinators::Groups;
 use crate::metadata::{MetadataQuorum, ProposeError};
 use crate::metrics::Metrics;
 use crate::partition::{Partition, Partitions};
@@ -19,7 +19,7 @@ use varve_cluster::{BrokerEpoch, BrokerId, TopicId};
 use varve_log::Offset;
 
 /// See the module's first line. Shared by all shards and the background runtime.
-pub struct Broker {
+pub(crate) struct Broker {
     pub(crate) config: Config,
     /// The addresses that were bound, one for each listener of the configuration.
     pub(crate) bound: Vec<SocketAddr>,
@@ -62,7 +62,11 @@ impl Broker {
     }
 
     /// Moves the log's start forward: committed first, then applied here. Asking for less than there is succeeds.
-    pub(crate) async fn advance_log_start(&self, partition: &Partition, to: Offset) -> Result<(), ProposeError> {
+    pub(crate) async fn advance_log_start(
+        &self,
+        partition: &Partition,
+        to: Offset,
+    ) -> Result<(), ProposeError> {
         let advance = AdvanceLogStart {
             topic_id: partition.id.topic_id,
             partition: partition.id.index,
@@ -77,12 +81,5 @@ impl Broker {
     /// A partition this broker leads.
     pub(crate) fn partition(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
         self.partitions.get(topic, index)
-    }
-
-    /// What clients of a listener are told: host and port.
-    pub(crate) fn advertised(&self, listener: usize) -> (&str, u16) {
-        let told = &self.config.advertised[listener];
-        let port = if told.port == 0 { self.bound[listener].port() } else { told.port };
-        (&told.host, port)
     }
 }

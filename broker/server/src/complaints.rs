@@ -21,7 +21,11 @@ struct Window {
 
 impl Default for Complaints {
     fn default() -> Self {
-        Self(Mutex::new(Window { began: Instant::now(), said: 0, swallowed: 0 }))
+        Self(Mutex::new(Window {
+            began: Instant::now(),
+            said: 0,
+            swallowed: 0,
+        }))
     }
 }
 
@@ -33,7 +37,11 @@ impl Complaints {
             if window.swallowed > 0 {
                 tracing::warn!(connections = window.swallowed, "more bad connections were closed");
             }
-            *window = Window { began: Instant::now(), said: 0, swallowed: 0 };
+            *window = Window {
+                began: Instant::now(),
+                said: 0,
+                swallowed: 0,
+            };
         }
         if window.said == LINES_MAX {
             window.swallowed += 1;

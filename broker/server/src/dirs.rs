@@ -22,7 +22,10 @@ impl LogDirs {
     /// Creates what is missing and takes the lock of each directory.
     pub(crate) fn open(dirs: &[PathBuf]) -> anyhow::Result<Self> {
         let locks = dirs.iter().map(|dir| lock(dir)).collect::<anyhow::Result<_>>()?;
-        let opened = Self { dirs: dirs.to_vec(), _locks: locks };
+        let opened = Self {
+            dirs: dirs.to_vec(),
+            _locks: locks,
+        };
         opened.sweep()?;
         Ok(opened)
     }
@@ -52,8 +55,12 @@ impl LogDirs {
         }
         let dir = self.emptiest()?;
         let made = dir.join(&name);
-        std::fs::create_dir(&made).with_context(|| format!("cannot create the partition's folder. dir={}", made.display()))?;
-        std::fs::write(made.join(OWNER_FILE), format!("version: 0\ntopic_id: {}\n", id.uuid()))?;
+        std::fs::create_dir(&made)
+            .with_context(|| format!("cannot create the partition's folder. dir={}", made.display()))?;
+        std::fs::write(
+            made.join(OWNER_FILE),
+            format!("version: 0\ntopic_id: {}\n", id.uuid()),
+        )?;
         File::open(dir)?.sync_all()?;
         Ok(made)
     }
@@ -86,7 +93,10 @@ impl LogDirs {
         for dir in &self.dirs {
             counted.push((std::fs::read_dir(dir)?.count(), dir.as_path()));
         }
-        Ok(counted.into_iter().min_by_key(|(entries, _)| *entries).map_or(self.first(), |(_, dir)| dir))
+        Ok(counted
+            .into_iter()
+            .min_by_key(|(entries, _)| *entries)
+            .map_or_else(|| self.first(), |(_, dir)| dir))
     }
 
     /// Finishes deletions that a stop interrupted.
@@ -105,14 +115,28 @@ impl LogDirs {
 
 fn lock(dir: &Path) -> anyhow::Result<File> {
     if dir.exists() && !dir.is_dir() {
-        bail!("a log directory is a file: name a directory in log.dirs. path={}", dir.display());
+        bail!(
+            "a log directory is a file: name a directory in log.dirs. path={}",
+            dir.display()
+        );
     }
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("a log directory cannot be created: check its parent and its rights. path={}", dir.display()))?;
-    let file = File::create(dir.join(".lock"))
-        .with_context(|| format!("a log directory cannot be written: check its rights. path={}", dir.display()))?;
+    std::fs::create_dir_all(dir).with_context(|| {
+        format!(
+            "a log directory cannot be created: check its parent and its rights. path={}",
+            dir.display()
+        )
+    })?;
+    let file = File::create(dir.join(".lock")).with_context(|| {
+        format!(
+            "a log directory cannot be written: check its rights. path={}",
+            dir.display()
+        )
+    })?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("a log directory is in use by another process: stop it or name another in log.dirs. path={}", dir.display());
+        bail!(
+            "a log directory is in use by another process: stop it or name another in log.dirs. path={}",
+            dir.display()
+        );
     }
     Ok(file)
 }
@@ -124,7 +148,10 @@ fn owner(partition: &Path) -> anyhow::Result<Option<TopicId>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e).with_context(|| format!("cannot be read. path={}", path.display())),
     };
-    let id = text.lines().find_map(|line| line.strip_prefix("topic_id: ")).and_then(|id| id.trim().parse().ok());
+    let id = text
+        .lines()
+        .find_map(|line| line.strip_prefix("topic_id: "))
+        .and_then(|id| id.trim().parse().ok());
     Ok(id.map(TopicId::new))
 }
 
@@ -150,7 +177,10 @@ mod tests {
     fn a_topic_made_again_does_not_inherit_the_old_ones_files() {
         let home = tempfile::tempdir().unwrap();
         let dirs = LogDirs::open(&[home.path().to_owned()]).unwrap();
-        let (old, new) = (TopicId::new(uuid::Uuid::new_v4()), TopicId::new(uuid::Uuid::new_v4()));
+        let (old, new) = (
+            TopicId::new(uuid::Uuid::new_v4()),
+            TopicId::new(uuid::Uuid::new_v4()),
+        );
         let before = dirs.of(&name("orders"), old, 0).unwrap();
         std::fs::write(before.join("00000000000000000000.log"), "old").unwrap();
 
@@ -173,6 +203,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join("data");
         std::fs::write(&file, "").unwrap();
-        assert!(LogDirs::open(&[file]).unwrap_err().to_string().contains("is a file"));
+        assert!(
+            LogDirs::open(&[file])
+                .unwrap_err()
+                .to_string()
+                .contains("is a file")
+        );
     }
 }

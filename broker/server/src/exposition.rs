@@ -33,51 +33,168 @@ struct Sample {
 }
 
 fn one(value: u64) -> Vec<Sample> {
-    vec![Sample { labels: vec![], value }]
+    vec![Sample {
+        labels: vec![],
+        value,
+    }]
 }
 
 const fn counter(name: &'static str, help: &'static str, read: fn(&Broker) -> Vec<Sample>) -> Family {
-    Family { name, help, counter: true, read }
+    Family {
+        name,
+        help,
+        counter: true,
+        read,
+    }
 }
 
 const fn gauge(name: &'static str, help: &'static str, read: fn(&Broker) -> Vec<Sample>) -> Family {
-    Family { name, help, counter: false, read }
+    Family {
+        name,
+        help,
+        counter: false,
+        read,
+    }
 }
 
 /// Every metric there is.
 pub const FAMILIES: &[Family] = &[
-    counter("kafka_server_brokertopicmetrics_messagesin", "Records appended.", |b| one(b.metrics.records_in.load(Relaxed))),
-    counter("kafka_server_brokertopicmetrics_bytesin", "Record batch bytes appended.", |b| one(b.metrics.bytes_in.load(Relaxed))),
-    counter("kafka_server_brokertopicmetrics_bytesout", "Record batch bytes answered to fetches.", |b| {
-        one(b.metrics.bytes_out_local.load(Relaxed) + b.metrics.bytes_out_tier.load(Relaxed))
+    counter(
+        "kafka_server_brokertopicmetrics_messagesin",
+        "Records appended.",
+        |b| one(b.metrics.records_in.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_brokertopicmetrics_bytesin",
+        "Record batch bytes appended.",
+        |b| one(b.metrics.bytes_in.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_brokertopicmetrics_bytesout",
+        "Record batch bytes answered to fetches.",
+        |b| one(b.metrics.bytes_out_local.load(Relaxed) + b.metrics.bytes_out_tier.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_brokertopicmetrics_totalproducerequests",
+        "Produce requests.",
+        |b| one(b.metrics.produces.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_brokertopicmetrics_totalfetchrequests",
+        "Fetch requests.",
+        |b| one(b.metrics.fetches.load(Relaxed)),
+    ),
+    counter("varve_requests", "Requests of any API.", |b| {
+        one(b.metrics.requests.load(Relaxed))
     }),
-    counter("kafka_server_brokertopicmetrics_totalproducerequests", "Produce requests.", |b| one(b.metrics.produces.load(Relaxed))),
-    counter("kafka_server_brokertopicmetrics_totalfetchrequests", "Fetch requests.", |b| one(b.metrics.fetches.load(Relaxed))),
-    counter("varve_requests", "Requests of any API.", |b| one(b.metrics.requests.load(Relaxed))),
-    counter("varve_connections", "Connections accepted.", |b| one(b.metrics.connections_opened.load(Relaxed))),
-    gauge("kafka_server_socket_server_metrics_connection_count", "Connections open now.", |b| {
-        one(u64::try_from(b.metrics.connections()).unwrap_or(0))
+    counter("varve_connections", "Connections accepted.", |b| {
+        one(b.metrics.connections_opened.load(Relaxed))
     }),
-    counter("varve_fetch_bytes", "Record batch bytes answered, by the tier they came from.", |b| {
-        let by = |tier: &str, value| Sample { labels: vec![("tier", tier.to_owned())], value };
-        vec![by("local", b.metrics.bytes_out_local.load(Relaxed)), by("bucket", b.metrics.bytes_out_tier.load(Relaxed))]
+    gauge(
+        "kafka_server_socket_server_metrics_connection_count",
+        "Connections open now.",
+        |b| one(u64::try_from(b.metrics.connections()).unwrap_or(0)),
+    ),
+    counter(
+        "varve_fetch_bytes",
+        "Record batch bytes answered, by the tier they came from.",
+        |b| {
+            let by = |tier: &str, value| Sample {
+                labels: vec![("tier", tier.to_owned())],
+                value,
+            };
+            vec![
+                by("local", b.metrics.bytes_out_local.load(Relaxed)),
+                by("bucket", b.metrics.bytes_out_tier.load(Relaxed)),
+            ]
+        },
+    ),
+    gauge(
+        "kafka_server_replicamanager_partitioncount",
+        "Partitions held.",
+        |b| one(b.partitions.all().len() as u64),
+    ),
+    gauge(
+        "kafka_server_replicamanager_leadercount",
+        "Partitions led.",
+        |b| one(b.partitions.all().len() as u64),
+    ),
+    gauge(
+        "kafka_server_replicamanager_underreplicatedpartitions",
+        "Partitions with fewer in-sync replicas than replicas.",
+        |_| one(0),
+    ),
+    gauge(
+        "kafka_controller_kafkacontroller_activecontrollercount",
+        "1 on the node that leads the metadata quorum.",
+        |_| one(1),
+    ),
+    gauge("kafka_log_log_size", "Bytes on local disk.", |b| {
+        each(b, |p| p.with_log(|log| log.bytes()))
     }),
-    gauge("kafka_server_replicamanager_partitioncount", "Partitions held.", |b| one(b.partitions.all().len() as u64)),
-    gauge("kafka_server_replicamanager_leadercount", "Partitions led.", |b| one(b.partitions.all().len() as u64)),
-    gauge("kafka_server_replicamanager_underreplicatedpartitions", "Partitions with fewer in-sync replicas than replicas.", |_| one(0)),
-    gauge("kafka_controller_kafkacontroller_activecontrollercount", "1 on the node that leads the metadata quorum.", |_| one(1)),
-    gauge("kafka_log_log_size", "Bytes on local disk.", |b| each(b, |p| p.with_log(|log| log.bytes()))),
-    gauge("kafka_log_log_logstartoffset", "Where the log begins, in the bucket or here.", |b| each(b, |p| offset(p.offsets().log_start))),
-    gauge("kafka_log_log_logendoffset", "Where the log ends.", |b| each(b, |p| offset(p.offsets().log_end))),
-    gauge("varve_tier_lag_records", "Offsets that are committed but not yet in the bucket.", |b| tiered(b)),
-    gauge("varve_tier_bytes", "Bytes in the bucket.", |b| each(b, |p| p.tier().map_or(0, |tier| tier.bytes))),
-    counter("varve_bucket_requests", "Requests to the object store, by verb and reason.", |b| bucket(b, false)),
-    counter("varve_bucket_bytes", "Bytes to and from the object store, by verb and reason.", |b| bucket(b, true)),
+    gauge(
+        "kafka_log_log_logstartoffset",
+        "Where the log begins, in the bucket or here.",
+        |b| each(b, |p| offset(p.offsets().log_start)),
+    ),
+    gauge("kafka_log_log_logendoffset", "Where the log ends.", |b| {
+        each(b, |p| offset(p.offsets().log_end))
+    }),
+    gauge(
+        "varve_tier_lag_records",
+        "Offsets that are committed but not yet in the bucket.",
+        tiered,
+    ),
+    gauge("varve_tier_bytes", "Bytes in the bucket.", |b| {
+        each(b, |p| p.tier().map_or(0, |tier| tier.bytes))
+    }),
+    counter(
+        "varve_bucket_requests",
+        "Requests to the object store, by verb and reason.",
+        |b| bucket(b, false),
+    ),
+    counter(
+        "varve_bucket_bytes",
+        "Bytes to and from the object store, by verb and reason.",
+        |b| bucket(b, true),
+    ),
     counter("varve_cache_lookups", "Chunk lookups, by outcome.", cache),
-    gauge("kafka_consumergroup_lag", "Offsets between a group's commit and the partition's end.", |b| groups(b, true)),
-    gauge("kafka_consumergroup_current_offset", "A group's committed offset.", |b| groups(b, false)),
-    gauge("varve_table_rows", "Rows in a topic's table.", |b| tables(b, |table| table.rows)),
-    gauge("varve_table_lag_records", "Offsets that are committed but not yet in the table.", |b| tables(b, |table| table.lag)),
+    counter(
+        "varve_cold_reads",
+        "Reads answered from the bucket or its cache.",
+        |b| cold(b, |r| r.reads),
+    ),
+    counter("varve_cold_read_bytes", "Bytes those reads returned.", |b| {
+        cold(b, |r| r.bytes_served)
+    }),
+    counter(
+        "varve_cold_read_hedges",
+        "Second GETs sent because the first was late.",
+        |b| cold(b, |r| r.hedged),
+    ),
+    gauge(
+        "varve_cold_read_budget_bytes",
+        "Read-ahead held in memory now.",
+        |b| cold(b, |r| r.budget_used_bytes),
+    ),
+    gauge(
+        "kafka_consumergroup_lag",
+        "Offsets between a group's commit and the partition's end.",
+        |b| groups(b, true),
+    ),
+    gauge(
+        "kafka_consumergroup_current_offset",
+        "A group's committed offset.",
+        |b| groups(b, false),
+    ),
+    gauge("varve_table_rows", "Rows in a topic's table.", |b| {
+        tables(b, |table| table.rows)
+    }),
+    gauge(
+        "varve_table_lag_records",
+        "Offsets that are committed but not yet in the table.",
+        |b| tables(b, |table| table.lag),
+    ),
 ];
 
 fn offset(offset: varve_log::Offset) -> u64 {
@@ -86,22 +203,39 @@ fn offset(offset: varve_log::Offset) -> u64 {
 
 fn each(broker: &Broker, read: impl Fn(&Partition) -> u64) -> Vec<Sample> {
     let partitions = broker.partitions.all();
-    partitions.iter().map(|p| Sample { labels: labels(p), value: read(p) }).collect()
+    partitions
+        .iter()
+        .map(|p| Sample {
+            labels: labels(p),
+            value: read(p),
+        })
+        .collect()
 }
 
 fn labels(partition: &Partition) -> Vec<(&'static str, String)> {
-    vec![("topic", partition.id.topic.to_string()), ("partition", partition.id.index.to_string())]
+    vec![
+        ("topic", partition.id.topic.to_string()),
+        ("partition", partition.id.index.to_string()),
+    ]
 }
 
 fn tiered(broker: &Broker) -> Vec<Sample> {
     let behind = |partition: &Partition| {
         let offsets = partition.offsets();
-        let TierEnd::Known(end) = offsets.tier_end else { return 0 };
+        let TierEnd::Known(end) = offsets.tier_end else {
+            return 0;
+        };
         u64::try_from(offsets.high_watermark.value() - end.value()).unwrap_or(0)
     };
     let mut partitions = broker.partitions.all();
     partitions.retain(|partition| partition.is_tiered());
-    partitions.iter().map(|p| Sample { labels: labels(p), value: behind(p) }).collect()
+    partitions
+        .iter()
+        .map(|p| Sample {
+            labels: labels(p),
+            value: behind(p),
+        })
+        .collect()
 }
 
 fn bucket(broker: &Broker, bytes: bool) -> Vec<Sample> {
@@ -115,11 +249,26 @@ fn bucket(broker: &Broker, bytes: bool) -> Vec<Sample> {
         .collect()
 }
 
+fn cold(broker: &Broker, read: fn(&varve_tiering::ReadStats) -> u64) -> Vec<Sample> {
+    broker
+        .tier
+        .as_ref()
+        .map_or_else(Vec::new, |tier| one(read(&tier.reads())))
+}
+
 fn cache(broker: &Broker) -> Vec<Sample> {
     let Some(tier) = &broker.tier else { return vec![] };
     let stats = tier.cache();
-    let by = |outcome: &str, value| Sample { labels: vec![("outcome", outcome.to_owned())], value };
-    vec![by("memory", stats.hits_memory), by("disk", stats.hits_disk), by("fetched", stats.fetched), by("bad", stats.bad)]
+    let by = |outcome: &str, value| Sample {
+        labels: vec![("outcome", outcome.to_owned())],
+        value,
+    };
+    vec![
+        by("memory", stats.hits_memory),
+        by("disk", stats.hits_disk),
+        by("fetched", stats.fetched),
+        by("bad", stats.bad),
+    ]
 }
 
 fn groups(broker: &Broker, lag: bool) -> Vec<Sample> {
@@ -130,7 +279,11 @@ fn groups(broker: &Broker, lag: bool) -> Vec<Sample> {
             .topic_named(&commit.topic)
             .and_then(|topic| broker.partition(topic.id, commit.partition))
             .map(|partition| partition.offsets().high_watermark);
-        let value = if lag { end.map_or(0, |end| end.value() - commit.offset.value()) } else { commit.offset.value() };
+        let value = if lag {
+            end.map_or(0, |end| end.value() - commit.offset.value())
+        } else {
+            commit.offset.value()
+        };
         samples.push(Sample {
             labels: vec![
                 ("consumergroup", commit.group),
@@ -145,7 +298,13 @@ fn groups(broker: &Broker, lag: bool) -> Vec<Sample> {
 
 fn tables(broker: &Broker, read: fn(&crate::tables::Status) -> u64) -> Vec<Sample> {
     let tables = broker.tables.lock();
-    tables.iter().map(|(topic, status)| Sample { labels: vec![("topic", topic.clone())], value: read(status) }).collect()
+    tables
+        .iter()
+        .map(|(topic, status)| Sample {
+            labels: vec![("topic", topic.clone())],
+            value: read(status),
+        })
+        .collect()
 }
 
 /// The page.
@@ -177,7 +336,11 @@ impl Collector for Page {
 
 fn encode(family: &Family, broker: &Broker, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let (counter, gauge) = (ConstCounter::new(0u64), ConstGauge::new(0i64));
-    let kind = if family.counter { counter.metric_type() } else { gauge.metric_type() };
+    let kind = if family.counter {
+        counter.metric_type()
+    } else {
+        gauge.metric_type()
+    };
     let mut metrics = encoder.encode_descriptor(family.name, family.help, None, kind)?;
     for sample in (family.read)(broker) {
         let metric = metrics.encode_family(&sample.labels)?;

@@ -22,7 +22,10 @@ struct Due {
 
 impl Due {
     fn every(interval: Duration) -> Self {
-        Self { interval, next: Instant::now() + interval }
+        Self {
+            interval,
+            next: Instant::now() + interval,
+        }
     }
 
     fn now(&mut self) -> bool {

@@ -17,7 +17,9 @@ pub(crate) fn bind(listener: &str) -> anyhow::Result<TcpListener> {
         .to_socket_addrs()
         .ok()
         .and_then(|mut found| found.next())
-        .with_context(|| format!("not an address: write host:port or none. varve.http.listener={listener}"))?;
+        .with_context(|| {
+            format!("not an address: write host:port or none. varve.http.listener={listener}")
+        })?;
     let socket = TcpListener::bind(address).with_context(|| {
         format!("the address cannot be taken: stop what holds it or choose another port. varve.http.listener={listener}")
     })?;
@@ -48,7 +50,14 @@ pub(crate) async fn serve(broker: Arc<Broker>, socket: TcpListener, mut stopped:
 
 async fn metrics(State(broker): State<Arc<Broker>>) -> Response {
     let text = crate::exposition::text(&broker);
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
 }
 
 /// Ready: the groups this broker coordinates are loaded, so no client is sent away.
@@ -56,7 +65,11 @@ async fn ready(State(broker): State<Arc<Broker>>) -> Response {
     if broker.groups.loaded() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, "consumer groups are being loaded\n").into_response()
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "consumer groups are being loaded\n",
+    )
+        .into_response()
 }
 
 /// Where each partition's log begins and ends, from left to right.

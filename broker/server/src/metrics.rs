@@ -47,7 +47,8 @@ impl Metrics {
     /// A batch has been appended.
     pub(crate) fn produced(&self, bytes: usize, records: i32) {
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
-        self.records_in.fetch_add(u64::try_from(records).unwrap_or(0), Relaxed);
+        self.records_in
+            .fetch_add(u64::try_from(records).unwrap_or(0), Relaxed);
     }
 
     /// Record bytes have been answered, by where they came from.
@@ -59,7 +60,10 @@ impl Metrics {
     /// A connection has been accepted.
     pub(crate) fn connection(&self) -> OpenConnection {
         self.connections.fetch_add(1, Relaxed);
-        OpenConnection { number: self.connections_opened.fetch_add(1, Relaxed), open: Arc::clone(&self.connections) }
+        OpenConnection {
+            number: self.connections_opened.fetch_add(1, Relaxed),
+            open: Arc::clone(&self.connections),
+        }
     }
 
     /// Connections that are open now.

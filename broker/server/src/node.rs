@@ -52,7 +52,11 @@ impl Node {
         // A second start in one process finds it installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let bound = config.listeners.iter().map(server::bind).collect::<anyhow::Result<Vec<Bound>>>()?;
+        let bound = config
+            .listeners
+            .iter()
+            .map(server::bind)
+            .collect::<anyhow::Result<Vec<Bound>>>()?;
         let http_socket = config.http_listener.as_deref().map(http::bind).transpose()?;
         let dirs = LogDirs::open(&config.log_dirs)?;
         let background = tokio::runtime::Builder::new_multi_thread()
@@ -63,8 +67,11 @@ impl Node {
         let (syncer, syncer_thread) = Syncer::start()?;
         let disk: Arc<dyn Disk> = Arc::new(FsDisk);
         let identity = Identity::open(&*disk, dirs.all(), config.node_id, &mut Uuid::new_v4)?;
-        let metadata: Arc<dyn MetadataQuorum> =
-            Arc::new(SingleNode::open(Arc::clone(&disk), dirs.first(), &identity.cluster_id)?);
+        let metadata: Arc<dyn MetadataQuorum> = Arc::new(SingleNode::open(
+            Arc::clone(&disk),
+            dirs.first(),
+            &identity.cluster_id,
+        )?);
         let tier = background.block_on(Tier::open(&config, &metadata.view().cluster_id))?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
         let epoch = background.block_on(register(&*metadata, &config, &addresses))?;
@@ -87,9 +94,20 @@ impl Node {
         });
         let (stop, stopped) = watch::channel(false);
         let (handles, shards) = start_shards(&broker, &stopped)?;
-        let http = http_socket.as_ref().map(|socket| socket.local_addr()).transpose()?;
+        let http = http_socket
+            .as_ref()
+            .map(|socket| socket.local_addr())
+            .transpose()?;
         let tables = tables::start(&broker, stopped.clone())?;
-        let node = Self { broker, http, stop, shards, tables, syncer: (syncer, syncer_thread), background };
+        let node = Self {
+            broker,
+            http,
+            stop,
+            shards,
+            tables,
+            syncer: (syncer, syncer_thread),
+            background,
+        };
         node.start_tasks(bound, http_socket, &handles, &stopped);
         tracing::info!(node = node.broker.config.node_id, listeners = ?node.broker.bound, http = ?node.http, "Kafka Server started");
         Ok(node)
@@ -112,9 +130,11 @@ impl Node {
             });
         }
         if let Some(socket) = http_socket {
-            self.background.spawn(http::serve(Arc::clone(broker), socket, stopped.clone()));
+            self.background
+                .spawn(http::serve(Arc::clone(broker), socket, stopped.clone()));
         }
-        self.background.spawn(housekeeping::run(Arc::clone(broker), stopped.clone()));
+        self.background
+            .spawn(housekeeping::run(Arc::clone(broker), stopped.clone()));
         broker.groups.start(broker, stopped.clone());
         if let Some(tier) = &broker.tier {
             tier.start(broker, stopped.clone());
@@ -159,10 +179,13 @@ impl Node {
     }
 }
 
+/// Ways to the shards, and their threads.
+type Shards = (Arc<[ShardHandle]>, Vec<JoinHandle<()>>);
+
 fn start_shards(
     broker: &Arc<Broker>,
     stopped: &watch::Receiver<bool>,
-) -> anyhow::Result<(Arc<[ShardHandle]>, Vec<JoinHandle<()>>)> {
+) -> anyhow::Result<Shards> {
     let started: Vec<(ShardHandle, JoinHandle<()>)> = (0..broker.config.shards)
         .map(|number| shard::start(number, Arc::clone(broker), stopped.clone()))
         .collect::<std::io::Result<_>>()?;
@@ -198,7 +221,9 @@ async fn register(
         directories: vec![],
     };
     let outcome = metadata.propose(Command::RegisterBroker(registration)).await?;
-    let Outcome::Registered(epoch) = outcome else { anyhow::bail!("a registration was answered with {outcome:?}") };
+    let Outcome::Registered(epoch) = outcome else {
+        anyhow::bail!("a registration was answered with {outcome:?}")
+    };
     metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
     Ok(epoch)
 }

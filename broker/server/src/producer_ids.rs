@@ -21,11 +21,17 @@ impl ProducerIds {
         if let Some(id) = block.next() {
             return Ok(id);
         }
-        let ask = Command::AllocateProducerIds { broker: broker.id(), epoch: broker.epoch, count: BLOCK };
+        let ask = Command::AllocateProducerIds {
+            broker: broker.id(),
+            epoch: broker.epoch,
+            count: BLOCK,
+        };
         match broker.metadata.propose(ask).await? {
             Outcome::ProducerIds { first, count } => *block = first..first + i64::from(count),
             other => unreachable!("producer ids were asked for, the answer was {other:?}"),
         }
-        Ok(block.next().unwrap_or_else(|| unreachable!("a block has {BLOCK} ids")))
+        Ok(block
+            .next()
+            .unwrap_or_else(|| unreachable!("a block has {BLOCK} ids")))
     }
 }

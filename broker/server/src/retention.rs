@@ -29,41 +29,79 @@ pub(crate) async fn apply(broker: &Broker, partition: &Arc<Partition>) -> anyhow
 fn roll_expired(broker: &Broker, partition: &Arc<Partition>, config: &TopicConfig) {
     let now = broker.clock.now();
     let policy = whole(config);
-    let rolled = partition.with_log(|log| is_active_expired(log.max_timestamp(), &policy, now) && log.force_roll(now));
+    let rolled =
+        partition.with_log(|log| is_active_expired(log.max_timestamp(), &policy, now) && log.force_roll(now));
     if rolled {
         partition.write_turn();
     }
 }
 
-async fn log_start(broker: &Broker, partition: &Arc<Partition>, config: &TopicConfig) -> anyhow::Result<Option<Offset>> {
+async fn log_start(
+    broker: &Broker,
+    partition: &Arc<Partition>,
+    config: &TopicConfig,
+) -> anyhow::Result<Option<Offset>> {
     let now = broker.clock.now();
     let offsets = partition.offsets();
     let (sealed, bytes) = partition.with_log(|log| (log.sealed(), log.bytes()));
     let Some(tier) = broker.tier.as_ref().filter(|_| config.remote_storage) else {
-        let local = Local { sealed: &sealed, bytes, log_start: offsets.log_start, high_watermark: offsets.high_watermark };
+        let local = Local {
+            sealed: &sealed,
+            bytes,
+            log_start: offsets.log_start,
+            high_watermark: offsets.high_watermark,
+        };
         return Ok(drop_before(&local, &whole(config), Tiering::Off, now));
     };
-    let Some(pointer) = partition.tier() else { return Ok(None) };
-    let limits = Limits { age_ms: config.retention_ms, bytes: config.retention_bytes };
+    let Some(pointer) = partition.tier() else {
+        return Ok(None);
+    };
+    let limits = Limits {
+        age_ms: config.retention_ms,
+        bytes: config.retention_bytes,
+    };
     if limits.age_ms.is_none() && limits.bytes.is_none() {
         return Ok(None);
     }
     let active_bytes = bytes - sealed.iter().map(|segment| segment.bytes).sum::<u64>();
     let tiered = tier.extents(&partition.id, &pointer).await?;
     let local: Vec<Extent> = sealed.iter().map(extent).collect();
-    Ok(varve_tiering::retention::log_start(offsets.tier_end, &tiered, &local, active_bytes, limits, now))
+    Ok(varve_tiering::retention::log_start(
+        offsets.tier_end,
+        &tiered,
+        &local,
+        active_bytes,
+        limits,
+        now,
+    ))
 }
 
 /// Files go once the bucket has them (or the log begins later) and a checkpoint no longer needs them.
 fn drop_local(broker: &Broker, partition: &Arc<Partition>, config: &TopicConfig) -> anyhow::Result<()> {
     let offsets = partition.offsets();
     let (sealed, bytes) = partition.with_log(|log| (log.sealed(), log.bytes()));
-    let local = Local { sealed: &sealed, bytes, log_start: offsets.log_start, high_watermark: offsets.high_watermark };
+    let local = Local {
+        sealed: &sealed,
+        bytes,
+        log_start: offsets.log_start,
+        high_watermark: offsets.high_watermark,
+    };
     let before = if config.remote_storage {
-        let policy = Policy { time: config.local_retention_ms.map(millis), bytes: config.local_retention_bytes };
+        let policy = Policy {
+            time: config.local_retention_ms.map(millis),
+            bytes: config.local_retention_bytes,
+        };
         drop_before(&local, &policy, Tiering::On(offsets.tier_end), broker.clock.now())
     } else {
-        drop_before(&local, &Policy { time: None, bytes: None }, Tiering::Off, broker.clock.now())
+        drop_before(
+            &local,
+            &Policy {
+                time: None,
+                bytes: None,
+            },
+            Tiering::Off,
+            broker.clock.now(),
+        )
     };
     let Some(before) = before else { return Ok(()) };
     partition.checkpoint()?;
@@ -75,7 +113,10 @@ fn drop_local(broker: &Broker, partition: &Arc<Partition>, config: &TopicConfig)
 }
 
 fn whole(config: &TopicConfig) -> Policy {
-    Policy { time: config.retention_ms.map(millis), bytes: config.retention_bytes }
+    Policy {
+        time: config.retention_ms.map(millis),
+        bytes: config.retention_bytes,
+    }
 }
 
 fn millis(value: i64) -> Duration {
@@ -83,6 +124,15 @@ fn millis(value: i64) -> Duration {
 }
 
 fn extent(segment: &SealedSegment) -> Extent {
-    let newest = if segment.max_timestamp.is_none() { segment.last_append } else { segment.max_timestamp };
-    Extent { base: segment.base, end: segment.end, bytes: segment.bytes, max_timestamp: newest }
+    let newest = if segment.max_timestamp.is_none() {
+        segment.last_append
+    } else {
+        segment.max_timestamp
+    };
+    Extent {
+        base: segment.base,
+        end: segment.end,
+        bytes: segment.bytes,
+        max_timestamp: newest,
+    }
 }

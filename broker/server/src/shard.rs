@@ -68,16 +68,24 @@ pub(crate) fn start(
     stop: watch::Receiver<bool>,
 ) -> std::io::Result<(ShardHandle, JoinHandle<()>)> {
     let (connections, accepted) = mpsc::channel(HAND_OVER_MAX);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-        pin(number);
-        let tasks = LocalSet::new();
-        runtime.block_on(tasks.run_until(run(broker, accepted, stop)));
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{number}"))
+        .spawn(move || {
+            pin(number);
+            let tasks = LocalSet::new();
+            runtime.block_on(tasks.run_until(run(broker, accepted, stop)));
+        })?;
     Ok((ShardHandle { connections }, thread))
 }
 
-async fn run(broker: Arc<Broker>, mut accepted: mpsc::Receiver<(TcpStream, usize)>, mut stop: watch::Receiver<bool>) {
+async fn run(
+    broker: Arc<Broker>,
+    mut accepted: mpsc::Receiver<(TcpStream, usize)>,
+    mut stop: watch::Receiver<bool>,
+) {
     let shard = Rc::new(Shard::default());
     let writer = Rc::clone(&shard);
     tokio::task::spawn_local(async move { writer.write_turns().await });
@@ -115,8 +123,9 @@ async fn converse(broker: Arc<Broker>, shard: Rc<Shard>, client: TcpStream, list
 fn pin(number: usize) {
     let mut cores = rustix::thread::CpuSet::new();
     if let Ok(allowed) = rustix::thread::sched_getaffinity(None) {
-        let usable: Vec<usize> =
-            (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).collect();
+        let usable: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+            .filter(|core| allowed.is_set(*core))
+            .collect();
         if usable.len() > 1 {
             cores.set(usable[number % usable.len()]);
             // Not being allowed to pin costs a little speed, nothing else.

@@ -3,10 +3,10 @@
 
 use crate::config::{Config, Flush};
 use std::sync::Arc;
+use std::time::Duration;
 use varve_cluster::BrokerId;
 use varve_cluster::controller::{State, Topic};
 use varve_cluster::topic_config::{self, TopicConfig};
-use std::time::Duration;
 use varve_log::{Settings, TimestampType};
 
 /// Kafka's broker key that switches tiering on. Here the bucket does.
@@ -26,7 +26,9 @@ pub(crate) fn of(config: &Config, view: &State, topic: &Topic) -> Arc<TopicConfi
 
 /// A broker key's value: dynamic, then static.
 pub(crate) fn broker_value(config: &Config, view: &State, key: &str) -> Option<String> {
-    let dynamic = view.broker_config(BrokerId::new(config.node_id), key).map(str::to_owned);
+    let dynamic = view
+        .broker_config(BrokerId::new(config.node_id), key)
+        .map(str::to_owned);
     let given = dynamic.or_else(|| config.given.get(key).cloned());
     match key {
         // Tiering is on wherever there is a bucket.

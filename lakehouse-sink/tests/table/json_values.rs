@@ -128,7 +128,12 @@ async fn later_values_that_do_not_fit_stand_beside_their_column() {
             0,
             &batch(
                 1,
-                &[r#"{"a":0.5}"#, r#"{"a":"late"}"#, r#"{"a":4.0}"#, r#"{"ok":0.25}"#],
+                &[
+                    r#"{"a":0.5}"#,
+                    r#"{"a":"late"}"#,
+                    r#"{"a":4.0}"#,
+                    r#"{"ok":0.25}"#,
+                ],
             ),
         )
         .await

@@ -7,8 +7,8 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 use std::fmt;
@@ -30,7 +30,10 @@ use varve_tiering::{
 pub const EPOCH: LeaderEpoch = LeaderEpoch::new(7);
 
 pub fn partition() -> TierPartition {
-    TierPartition { topic: TopicId::new(Uuid::from_u128(0xfeed)), index: 4 }
+    TierPartition {
+        topic: TopicId::new(Uuid::from_u128(0xfeed)),
+        index: 4,
+    }
 }
 
 /// Chance with a seed.
@@ -39,7 +42,9 @@ pub fn chance(seed: u64) -> Chance {
     Arc::new(move || {
         let half = || {
             // SplitMix64.
-            let mut z = state.fetch_add(0x9E37_79B9_7F4A_7C15, SeqCst).wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state
+                .fetch_add(0x9E37_79B9_7F4A_7C15, SeqCst)
+                .wrapping_add(0x9E37_79B9_7F4A_7C15);
             z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             u128::from(z ^ (z >> 31))
@@ -75,7 +80,11 @@ pub struct FaultyBucket {
 
 impl FaultyBucket {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { inside: InMemory::new(), plan: Mutex::new(Box::new(|_, _| None)), ranges: Mutex::default() })
+        Arc::new(Self {
+            inside: InMemory::new(),
+            plan: Mutex::new(Box::new(|_, _| None)),
+            ranges: Mutex::default(),
+        })
     }
 
     pub fn plan(&self, plan: impl FnMut(&'static str, &str) -> Option<Fault> + Send + 'static) {
@@ -84,7 +93,10 @@ impl FaultyBucket {
 
     pub async fn keys(&self) -> Vec<String> {
         let listed: Vec<_> = self.inside.list(None).collect().await;
-        let mut keys: Vec<String> = listed.into_iter().map(|meta| meta.unwrap().location.to_string()).collect();
+        let mut keys: Vec<String> = listed
+            .into_iter()
+            .map(|meta| meta.unwrap().location.to_string())
+            .collect();
         keys.sort();
         keys
     }
@@ -104,7 +116,10 @@ impl FaultyBucket {
 }
 
 fn failed(text: &'static str) -> object_store::Error {
-    object_store::Error::Generic { store: "faulty", source: text.into() }
+    object_store::Error::Generic {
+        store: "faulty",
+        source: text.into(),
+    }
 }
 
 impl fmt::Debug for FaultyBucket {
@@ -124,7 +139,11 @@ impl ObjectStore for FaultyBucket {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let fault = self.before("put", location).await?;
         let done = self.inside.put_opts(location, payload, options).await?;
-        if fault == Some(Fault::AnswerLost) { Err(failed("connection reset")) } else { Ok(done) }
+        if fault == Some(Fault::AnswerLost) {
+            Err(failed("connection reset"))
+        } else {
+            Ok(done)
+        }
     }
 
     async fn put_multipart_opts(
@@ -137,10 +156,16 @@ impl ObjectStore for FaultyBucket {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let fault = self.before(if options.head { "head" } else { "get" }, location).await?;
+        let fault = self
+            .before(if options.head { "head" } else { "get" }, location)
+            .await?;
         let answer = self.inside.get_opts(location, options).await?;
         if let Some(Fault::Truncated | Fault::Flipped) = fault {
-            let (range, meta, attributes) = (answer.range.clone(), answer.meta.clone(), answer.attributes.clone());
+            let (range, meta, attributes) = (
+                answer.range.clone(),
+                answer.meta.clone(),
+                answer.attributes.clone(),
+            );
             let mut body = answer.bytes().await?.to_vec();
             if fault == Some(Fault::Truncated) {
                 body.truncate(body.len() / 2);
@@ -149,9 +174,17 @@ impl ObjectStore for FaultyBucket {
             }
             let body = futures::stream::once(async move { Ok(Bytes::from(body)) }).boxed();
             let payload = GetResultPayload::Stream(body);
-            return Ok(GetResult { payload, meta, range, attributes, extensions: Default::default() });
+            return Ok(GetResult {
+                payload,
+                meta,
+                range,
+                attributes,
+                extensions: Default::default(),
+            });
         }
-        self.ranges.lock().push((location.to_string(), answer.range.end - answer.range.start));
+        self.ranges
+            .lock()
+            .push((location.to_string(), answer.range.end - answer.range.start));
         Ok(answer)
     }
 
@@ -202,9 +235,22 @@ struct QuorumState {
 
 impl Quorum {
     pub fn new() -> Arc<Self> {
-        let committed = Committed { pointer: None, leader_epoch: EPOCH, log_start: Offset::ZERO };
-        let state = QuorumState { committed, delayed: None, answers: vec![], gone: false, barriers: 0, commits: 0 };
-        Arc::new(Self { state: Mutex::new(state) })
+        let committed = Committed {
+            pointer: None,
+            leader_epoch: EPOCH,
+            log_start: Offset::ZERO,
+        };
+        let state = QuorumState {
+            committed,
+            delayed: None,
+            answers: vec![],
+            gone: false,
+            barriers: 0,
+            commits: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+        })
     }
 
     pub fn committed(&self) -> Committed {
@@ -260,12 +306,17 @@ impl QuorumState {
         if proposal.leader_epoch != self.committed.leader_epoch {
             return reject("not the leader");
         }
-        if proposal.expected_version != old.map_or(0, |old| old.version) || new.version != proposal.expected_version + 1 {
+        if proposal.expected_version != old.map_or(0, |old| old.version)
+            || new.version != proposal.expected_version + 1
+        {
             return reject("tier moved");
         }
         let log_start = self.committed.log_start;
         if let Some(old) = old {
-            assert!(new.start >= old.start && (new.start == old.start || new.start <= log_start), "drops what is kept");
+            assert!(
+                new.start >= old.start && (new.start == old.start || new.start <= log_start),
+                "drops what is kept"
+            );
             let continues = proposal.base == old.end && new.end >= old.end;
             let skips = proposal.base > old.end && proposal.base <= log_start && new.start == proposal.base;
             assert!(continues || skips, "gap in the tier: {proposal:?} after {old:?}");
@@ -282,7 +333,11 @@ impl QuorumState {
 impl TierMetadata for Quorum {
     async fn current(&self, _: TierPartition) -> Result<Committed, MetadataError> {
         let state = self.state.lock();
-        if state.gone { Err(MetadataError::Gone) } else { Ok(state.committed.clone()) }
+        if state.gone {
+            Err(MetadataError::Gone)
+        } else {
+            Ok(state.committed.clone())
+        }
     }
 
     async fn commit(&self, proposal: &Proposal) -> Result<(), CommitError> {
@@ -354,7 +409,9 @@ pub fn segment(base: i64, batches: usize, records: usize, value: usize) -> Seale
         for i in 0..records {
             let mut body = vec![0; value];
             for byte in &mut body {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                seed = seed
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 *byte = seed.to_be_bytes()[0];
             }
             let time = Timestamp::new(1_000_000 + (offset + i64::try_from(i).unwrap()) * 10);
@@ -403,14 +460,23 @@ pub fn patience() -> Patience {
 }
 
 pub fn store(bucket: &Arc<FaultyBucket>) -> Store {
-    Store::new(Arc::clone(bucket) as Arc<dyn ObjectStore>, "some/prefix", patience(), chance(1))
+    Store::new(
+        Arc::clone(bucket) as Arc<dyn ObjectStore>,
+        "some/prefix",
+        patience(),
+        chance(1),
+    )
 }
 
 pub async fn tier(store: Store, change: impl FnOnce(&mut Settings)) -> Tier {
     let mut settings = Settings::new("cluster-1");
     change(&mut settings);
     let runtime = tokio::runtime::Handle::current();
-    let cache = varve_cache::Settings { memory_bytes: 256 << 20, disk_bytes: 0, dir: "/nowhere".into() };
+    let cache = varve_cache::Settings {
+        memory_bytes: 256 << 20,
+        disk_bytes: 0,
+        dir: "/nowhere".into(),
+    };
     let cache = Arc::new(Cache::open(&cache, &runtime).await.unwrap());
     Tier::new(settings, store, cache, runtime, chance(2)).unwrap()
 }

@@ -12,8 +12,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use varve_cluster::controller::{ConfigOp, ConfigResource, State};
 
-pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: AlterConfigsRequest) -> AlterConfigsResponse {
-    let keys = request.resources.iter().map(|asked| (asked.resource_type, asked.resource_name.as_str()));
+pub(super) async fn handle(
+    broker: &Arc<Broker>,
+    _: &Caller,
+    request: AlterConfigsRequest,
+) -> AlterConfigsResponse {
+    let keys = request
+        .resources
+        .iter()
+        .map(|asked| (asked.resource_type, asked.resource_name.as_str()));
     let repeated = repeated_resources(keys);
     let mut answered = BTreeSet::new();
     let mut responses = Vec::with_capacity(request.resources.len());
@@ -23,7 +30,9 @@ pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: AlterConfi
             continue;
         }
         let changed = if repeated.contains(&key) {
-            Err(Refusal::invalid_request("Each resource must appear at most once."))
+            Err(Refusal::invalid_request(
+                "Each resource must appear at most once.",
+            ))
         } else {
             replace(broker, asked, request.validate_only).await
         };
@@ -35,7 +44,10 @@ pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: AlterConfi
             resource_name: asked.resource_name.clone(),
         });
     }
-    AlterConfigsResponse { responses, ..Default::default() }
+    AlterConfigsResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 async fn replace(broker: &Broker, asked: &AlterConfigsResource, validate_only: bool) -> Result<(), Refusal> {
@@ -56,7 +68,10 @@ fn replacement(
             let message = format!("Null value not supported for : {}", config.name.as_str());
             return Err(Refusal::invalid_request(message));
         };
-        ops.push(ConfigOp::Set { key: config.name.to_string(), value: value.to_string() });
+        ops.push(ConfigOp::Set {
+            key: config.name.to_string(),
+            value: value.to_string(),
+        });
     }
     let current = match resource {
         ConfigResource::Topic(id) => view.topic(id).map(|topic| &topic.configs),
@@ -64,7 +79,11 @@ fn replacement(
         ConfigResource::Broker(None) => Some(&view.default_broker_configs),
     };
     let kept: BTreeSet<&str> = asked.configs.iter().map(|config| config.name.as_str()).collect();
-    let dropped = current.into_iter().flatten().map(|(key, _)| key).filter(|key| !kept.contains(key.as_str()));
+    let dropped = current
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key)
+        .filter(|key| !kept.contains(key.as_str()));
     ops.extend(dropped.map(|key| ConfigOp::Delete { key: key.clone() }));
     Ok(ops)
 }
@@ -81,14 +100,23 @@ mod tests {
     fn what_is_not_named_goes_back_to_its_default() {
         let mut view = with_topic("orders", 1);
         let topic = resource(&view, config_changes::TOPIC, "orders").unwrap();
-        let set = |key: &str| ConfigOp::Set { key: key.to_owned(), value: "70000".to_owned() };
-        let before = Command::AlterConfigs { resource: topic, ops: vec![set("retention.ms"), set("segment.ms")] };
+        let set = |key: &str| ConfigOp::Set {
+            key: key.to_owned(),
+            value: "70000".to_owned(),
+        };
+        let before = Command::AlterConfigs {
+            resource: topic,
+            ops: vec![set("retention.ms"), set("segment.ms")],
+        };
         view.apply(view.applied + 1, &before).unwrap();
 
         let asked = AlterConfigsResource {
             resource_type: config_changes::TOPIC,
             resource_name: text("orders"),
-            configs: vec![AlterableConfig { name: text("segment.ms"), value: Some(text("80000")) }],
+            configs: vec![AlterableConfig {
+                name: text("segment.ms"),
+                value: Some(text("80000")),
+            }],
         };
         let ops = replacement(&view, topic, &asked).unwrap();
 

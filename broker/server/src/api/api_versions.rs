@@ -11,14 +11,24 @@ use std::sync::Arc;
 /// From this version on clients say what software they are.
 const WITH_SOFTWARE: i16 = 3;
 
-pub(super) async fn handle(_: &Arc<Broker>, caller: &Caller, request: ApiVersionsRequest) -> ApiVersionsResponse {
+pub(super) async fn handle(
+    _: &Arc<Broker>,
+    caller: &Caller,
+    request: ApiVersionsRequest,
+) -> ApiVersionsResponse {
     let software = [&request.client_software_name, &request.client_software_version];
     if caller.version >= WITH_SOFTWARE && !software.into_iter().all(|text| is_software(text)) {
-        return ApiVersionsResponse { error_code: ErrorCode::InvalidRequest.code(), ..Default::default() };
+        return ApiVersionsResponse {
+            error_code: ErrorCode::InvalidRequest.code(),
+            ..Default::default()
+        };
     }
     // No features: Kafka's feature levels (metadata.version, transaction.version, …) name parts of Kafka that are
     // not here, and clients take what is not finalized as absent.
-    ApiVersionsResponse { api_keys: SERVED.iter().map(line).collect(), ..Default::default() }
+    ApiVersionsResponse {
+        api_keys: SERVED.iter().map(line).collect(),
+        ..Default::default()
+    }
 }
 
 /// The answer to a version we do not speak, sent as version 0: only our own range, with which the client asks
@@ -52,7 +62,14 @@ mod tests {
 
     #[test]
     fn software_names_are_judged_as_kafka_judges_them() {
-        for good in ["librdkafka", "apache-kafka-java", "4.3.1", "a", "a--b", "1.0-SNAPSHOT"] {
+        for good in [
+            "librdkafka",
+            "apache-kafka-java",
+            "4.3.1",
+            "a",
+            "a--b",
+            "1.0-SNAPSHOT",
+        ] {
             assert!(is_software(good), "{good}");
         }
         for bad in ["", "-a", "a-", ".", "a b", "a_b", "é"] {
@@ -66,6 +83,9 @@ mod tests {
 
         assert_eq!(answer.error_code, 35);
         assert_eq!(answer.api_keys.len(), 1);
-        assert_eq!((answer.api_keys[0].api_key, answer.api_keys[0].max_version), (18, 4));
+        assert_eq!(
+            (answer.api_keys[0].api_key, answer.api_keys[0].max_version),
+            (18, 4)
+        );
     }
 }

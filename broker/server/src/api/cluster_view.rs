@@ -29,7 +29,10 @@ pub(super) struct Node {
 /// Brokers with an address on the listener that `caller` came in on: other addresses may be out of its reach.
 pub(super) fn nodes(config: &Config, view: &State, caller: &Caller) -> Vec<Node> {
     let listener = &config.listeners[caller.listener].name;
-    view.brokers.values().filter_map(|broker| node(broker, listener)).collect()
+    view.brokers
+        .values()
+        .filter_map(|broker| node(broker, listener))
+        .collect()
 }
 
 fn node(broker: &Broker, listener: &str) -> Option<Node> {
@@ -65,9 +68,16 @@ pub(super) struct PartitionView {
 
 pub(super) fn partition(view: &State, partition: &Partition) -> PartitionView {
     let live: BTreeSet<BrokerId> = view.live_brokers().map(|broker| broker.id).collect();
-    let offline = partition.replicas.iter().filter(|replica| !live.contains(replica));
+    let offline = partition
+        .replicas
+        .iter()
+        .filter(|replica| !live.contains(replica));
     PartitionView {
-        error: if partition.leader.is_some() { ErrorCode::None } else { ErrorCode::LeaderNotAvailable },
+        error: if partition.leader.is_some() {
+            ErrorCode::None
+        } else {
+            ErrorCode::LeaderNotAvailable
+        },
         leader: partition.leader.map_or(-1, BrokerId::value),
         leader_epoch: partition.leader_epoch.value(),
         replicas: numbers(&partition.replicas),

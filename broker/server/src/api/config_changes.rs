@@ -62,10 +62,15 @@ pub(super) async fn change(
 }
 
 fn check(config: &Config, view: &State, command: &Command) -> Result<(), Refusal> {
-    let Command::AlterConfigs { resource, ops } = command else { return Ok(()) };
+    let Command::AlterConfigs { resource, ops } = command else {
+        return Ok(());
+    };
     let mut keys = BTreeSet::new();
     if let Some(twice) = ops.iter().find(|op| !keys.insert(op.key())) {
-        return Err(Refusal::invalid_request(format!("Error due to duplicate config keys : {}", twice.key())));
+        return Err(Refusal::invalid_request(format!(
+            "Error due to duplicate config keys : {}",
+            twice.key()
+        )));
     }
     for op in ops {
         check_list(op)?;
@@ -106,7 +111,10 @@ fn check_broker_key(op: &ConfigOp) -> Result<(), Refusal> {
     Err(if is_known {
         Refusal::invalid_request(format!("Cannot update these configs dynamically: {key}"))
     } else {
-        Refusal::new(ErrorCode::InvalidConfig, format!("Unknown broker config name: {key}"))
+        Refusal::new(
+            ErrorCode::InvalidConfig,
+            format!("Unknown broker config name: {key}"),
+        )
     })
 }
 
@@ -138,9 +146,10 @@ pub(super) fn check_topic(
     if config.bucket.is_some() {
         return Ok(());
     }
-    for (key, is_on) in
-        [("remote.storage.enable", resolved.remote_storage), ("varve.table.enable", resolved.table.is_some())]
-    {
+    for (key, is_on) in [
+        ("remote.storage.enable", resolved.remote_storage),
+        ("varve.table.enable", resolved.table.is_some()),
+    ] {
         if is_on {
             let message = format!("{key}=true needs a bucket, and none is configured (varve.bucket)");
             return Err(Refusal::new(ErrorCode::InvalidConfig, message));
@@ -155,15 +164,28 @@ mod tests {
     use super::*;
 
     fn judge(view: &State, resource: ConfigResource, ops: &[ConfigOp]) -> Result<(), Refusal> {
-        check(&config(&[]), view, &Command::AlterConfigs { resource, ops: ops.to_vec() })
+        check(
+            &config(&[]),
+            view,
+            &Command::AlterConfigs {
+                resource,
+                ops: ops.to_vec(),
+            },
+        )
     }
 
     fn set(key: &str, value: &str) -> ConfigOp {
-        ConfigOp::Set { key: key.to_owned(), value: value.to_owned() }
+        ConfigOp::Set {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
     }
 
     fn append(key: &str, value: &str) -> ConfigOp {
-        ConfigOp::Append { key: key.to_owned(), value: value.to_owned() }
+        ConfigOp::Append {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }
     }
 
     #[test]
@@ -175,12 +197,32 @@ mod tests {
         assert_eq!(judge(&view, topic, &[set("retention.ms", "60000")]), Ok(()));
         assert_eq!(judge(&view, topic, &[append("cleanup.policy", "delete")]), Ok(()));
         for (ops, error, word) in [
-            (vec![set("retention.hours", "1")], ErrorCode::InvalidConfig, "retention.hours"),
-            (vec![set("retention.ms", "soon")], ErrorCode::InvalidConfig, "retention.ms"),
-            (vec![append("retention.ms", "1")], ErrorCode::InvalidConfig, "not LIST"),
+            (
+                vec![set("retention.hours", "1")],
+                ErrorCode::InvalidConfig,
+                "retention.hours",
+            ),
+            (
+                vec![set("retention.ms", "soon")],
+                ErrorCode::InvalidConfig,
+                "retention.ms",
+            ),
+            (
+                vec![append("retention.ms", "1")],
+                ErrorCode::InvalidConfig,
+                "not LIST",
+            ),
             (vec![long], ErrorCode::InvalidConfig, "local.retention.ms"),
-            (vec![set("remote.storage.enable", "true")], ErrorCode::InvalidConfig, "varve.bucket"),
-            (vec![set("varve.table.enable", "true")], ErrorCode::InvalidConfig, "varve.bucket"),
+            (
+                vec![set("remote.storage.enable", "true")],
+                ErrorCode::InvalidConfig,
+                "varve.bucket",
+            ),
+            (
+                vec![set("varve.table.enable", "true")],
+                ErrorCode::InvalidConfig,
+                "varve.bucket",
+            ),
             (
                 vec![set("retention.ms", "1"), set("retention.ms", "2")],
                 ErrorCode::InvalidRequest,
@@ -205,9 +247,15 @@ mod tests {
             (set("no.such.key", "1"), ErrorCode::InvalidConfig),
             (set("log.retention.ms", "soon"), ErrorCode::InvalidRequest),
         ] {
-            assert_eq!(judge(&view, broker, std::slice::from_ref(&op)).unwrap_err().error, error, "{op:?}");
+            assert_eq!(
+                judge(&view, broker, std::slice::from_ref(&op)).unwrap_err().error,
+                error,
+                "{op:?}"
+            );
         }
-        let gone = ConfigOp::Delete { key: "no.such.key".to_owned() };
+        let gone = ConfigOp::Delete {
+            key: "no.such.key".to_owned(),
+        };
         assert_eq!(judge(&view, broker, &[gone]), Ok(()));
     }
 
@@ -221,7 +269,11 @@ mod tests {
             (BROKER, "one", ErrorCode::InvalidRequest),
             (99, "", ErrorCode::InvalidRequest),
         ] {
-            assert_eq!(resource(&view, kind, name).unwrap_err().error, error, "{kind} {name}");
+            assert_eq!(
+                resource(&view, kind, name).unwrap_err().error,
+                error,
+                "{kind} {name}"
+            );
         }
     }
 }

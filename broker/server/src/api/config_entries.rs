@@ -52,14 +52,26 @@ pub(super) struct Entry {
 /// Every key of a topic that sets `overrides`.
 pub(super) fn of_topic(config: &Config, view: &State, overrides: &Overrides) -> Vec<Entry> {
     let told = |key: &&topic_config::Key| !key.hidden || overrides.contains_key(key.name);
-    topic_config::KEYS.iter().filter(told).map(|key| topic_entry(config, view, overrides, key)).collect()
+    topic_config::KEYS
+        .iter()
+        .filter(told)
+        .map(|key| topic_entry(config, view, overrides, key))
+        .collect()
 }
 
-fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'static topic_config::Key) -> Entry {
+fn topic_entry(
+    config: &Config,
+    view: &State,
+    overrides: &Overrides,
+    key: &'static topic_config::Key,
+) -> Entry {
     let inherited = key.inherited(&|broker_key| topic_settings::broker_value(config, view, broker_key));
     let own = overrides.get(key.name);
-    let own_synonym =
-        own.map(|value| Synonym { name: key.name, value: value.clone(), source: Source::Topic });
+    let own_synonym = own.map(|value| Synonym {
+        name: key.name,
+        value: value.clone(),
+        source: Source::Topic,
+    });
     let names: Vec<&'static str> = key.synonyms.iter().map(|synonym| synonym.name).collect();
     let mut synonyms: Vec<Synonym> = own_synonym.into_iter().chain(set(config, view, &names)).collect();
     // Of several broker keys the coarsest one carries the default (`log.retention.hours`); like Kafka we tell it
@@ -71,7 +83,11 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
     }
     Entry {
         name: key.name.into(),
-        value: Some(own.cloned().or_else(|| inherited.ok()).unwrap_or_else(|| key.default.to_owned())),
+        value: Some(
+            own.cloned()
+                .or_else(|| inherited.ok())
+                .unwrap_or_else(|| key.default.to_owned()),
+        ),
         source: synonyms.first().map_or(Source::Default, |synonym| synonym.source),
         read_only: false,
         kind: kind_code(key.kind),
@@ -82,7 +98,11 @@ fn topic_entry(config: &Config, view: &State, overrides: &Overrides, key: &'stat
 
 /// The default, as the broker key that carries it says it.
 fn default_of(key: &topic_config::Key, broker_key: &BrokerKey) -> Synonym {
-    Synonym { name: broker_key.name, value: unscaled(key.default, broker_key), source: Source::Default }
+    Synonym {
+        name: broker_key.name,
+        value: unscaled(key.default, broker_key),
+        source: Source::Default,
+    }
 }
 
 fn unscaled(value: &str, broker_key: &BrokerKey) -> String {
@@ -99,12 +119,22 @@ type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 fn set(config: &Config, view: &State, names: &[&'static str]) -> Vec<Synonym> {
     let me = BrokerId::new(config.node_id);
     let sources: [(Source, Lookup<'_>); 3] = [
-        (Source::DynamicBroker, &|key| view.broker_configs.get(&me)?.get(key).cloned()),
-        (Source::DynamicDefaultBroker, &|key| view.default_broker_configs.get(key).cloned()),
+        (Source::DynamicBroker, &|key| {
+            view.broker_configs.get(&me)?.get(key).cloned()
+        }),
+        (Source::DynamicDefaultBroker, &|key| {
+            view.default_broker_configs.get(key).cloned()
+        }),
         (Source::StaticBroker, &|key| given(config, key)),
     ];
     let of_source = |(source, value): (Source, Lookup<'_>)| {
-        let found = names.iter().filter_map(|name| Some(Synonym { name, value: value(name)?, source }));
+        let found = names.iter().filter_map(|name| {
+            Some(Synonym {
+                name,
+                value: value(name)?,
+                source,
+            })
+        });
         found.collect::<Vec<_>>()
     };
     sources.into_iter().flat_map(of_source).collect()
@@ -122,7 +152,9 @@ fn given(config: &Config, key: &str) -> Option<String> {
 pub(super) fn of_broker(config: &Config, view: &State) -> Vec<Entry> {
     let own = keys::KEYS.iter().map(|key| broker_entry(config, view, key));
     let names: BTreeSet<&'static str> = topic_config::broker_default_keys().collect();
-    let for_topics = names.into_iter().map(|name| topic_default_entry(config, view, name));
+    let for_topics = names
+        .into_iter()
+        .map(|name| topic_default_entry(config, view, name));
     let mut entries: Vec<Entry> = own.chain(for_topics).collect();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     entries
@@ -130,7 +162,11 @@ pub(super) fn of_broker(config: &Config, view: &State) -> Vec<Entry> {
 
 fn broker_entry(config: &Config, view: &State, key: &'static keys::Key) -> Entry {
     let mut synonyms = set(config, view, &[key.name]);
-    let default = |value: &str| Synonym { name: key.name, value: value.to_owned(), source: Source::Default };
+    let default = |value: &str| Synonym {
+        name: key.name,
+        value: value.to_owned(),
+        source: Source::Default,
+    };
     synonyms.extend(key.default.map(default));
     entry_of(key.name, synonyms, key.kind as i8, key.doc.into())
 }
@@ -166,8 +202,15 @@ pub(super) fn of_all_brokers(config: &Config, view: &State) -> Vec<Entry> {
     let shared = |entry: Entry| {
         let value = view.default_broker_configs.get(&*entry.name)?.clone();
         let synonyms = entry.synonyms.into_iter();
-        let synonyms = synonyms.filter(|synonym| synonym.source == Source::DynamicDefaultBroker).collect();
-        Some(Entry { value: Some(value), source: Source::DynamicDefaultBroker, synonyms, ..entry })
+        let synonyms = synonyms
+            .filter(|synonym| synonym.source == Source::DynamicDefaultBroker)
+            .collect();
+        Some(Entry {
+            value: Some(value),
+            source: Source::DynamicDefaultBroker,
+            synonyms,
+            ..entry
+        })
     };
     of_broker(config, view).into_iter().filter_map(shared).collect()
 }
@@ -208,7 +251,10 @@ mod tests {
     use super::*;
 
     fn overrides(pairs: &[(&str, &str)]) -> Overrides {
-        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn entry(entries: Vec<Entry>, name: &str) -> Entry {
@@ -224,9 +270,15 @@ mod tests {
         let own = of_topic(&config, &view, &overrides(&[("retention.ms", "3000")]));
         let retention = entry(own, "retention.ms");
 
-        assert_eq!((retention.value.as_deref(), retention.source), (Some("3000"), Source::Topic));
-        let told: Vec<_> =
-            retention.synonyms.iter().map(|s| (s.name, s.value.as_str(), s.source.code())).collect();
+        assert_eq!(
+            (retention.value.as_deref(), retention.source),
+            (Some("3000"), Source::Topic)
+        );
+        let told: Vec<_> = retention
+            .synonyms
+            .iter()
+            .map(|s| (s.name, s.value.as_str(), s.source.code()))
+            .collect();
         assert_eq!(
             told,
             [
@@ -241,10 +293,17 @@ mod tests {
 
     #[test]
     fn a_value_of_the_broker_s_file_is_told_in_the_topic_s_unit() {
-        let entries = of_topic(&config(&[("log.retention.hours", "2")]), &with_topic("orders", 1), &overrides(&[]));
+        let entries = of_topic(
+            &config(&[("log.retention.hours", "2")]),
+            &with_topic("orders", 1),
+            &overrides(&[]),
+        );
         let retention = entry(entries, "retention.ms");
 
-        assert_eq!((retention.value.as_deref(), retention.source), (Some("7200000"), Source::StaticBroker));
+        assert_eq!(
+            (retention.value.as_deref(), retention.source),
+            (Some("7200000"), Source::StaticBroker)
+        );
     }
 
     #[test]

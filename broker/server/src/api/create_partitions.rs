@@ -20,7 +20,11 @@ pub(super) async fn handle(
 ) -> CreatePartitionsResponse {
     let repeated = repeated(request.topics.iter().map(|topic| topic.name.as_str()));
     let mut results = Vec::with_capacity(request.topics.len());
-    for topic in request.topics.iter().filter(|topic| !repeated.contains(topic.name.as_str())) {
+    for topic in request
+        .topics
+        .iter()
+        .filter(|topic| !repeated.contains(topic.name.as_str()))
+    {
         let added = match plan(&broker.view(), topic) {
             Ok(command) if !request.validate_only => {
                 broker.propose(command).await.map(drop).map_err(Refusal::from)
@@ -31,7 +35,10 @@ pub(super) async fn handle(
     }
     let duplicate = Err(Refusal::invalid_request("Duplicate topic name."));
     results.extend(repeated.iter().map(|name| result(name, &duplicate)));
-    CreatePartitionsResponse { results, ..Default::default() }
+    CreatePartitionsResponse {
+        results,
+        ..Default::default()
+    }
 }
 
 fn plan(view: &State, asked: &CreatePartitionsTopic) -> Result<Command, Refusal> {
@@ -47,7 +54,10 @@ fn plan(view: &State, asked: &CreatePartitionsTopic) -> Result<Command, Refusal>
         }
         Some(assignments) => assigned(topic, added, assignments)?,
     };
-    let command = Command::AddPartitions { topic_id: topic.id, assignments };
+    let command = Command::AddPartitions {
+        topic_id: topic.id,
+        assignments,
+    };
     rehearse(view, &command)?;
     Ok(command)
 }
@@ -102,7 +112,11 @@ fn replication_factor(topic: &Topic) -> usize {
 
 fn result(name: &str, outcome: &Result<(), Refusal>) -> CreatePartitionsTopicResult {
     let (error_code, error_message) = told(outcome);
-    CreatePartitionsTopicResult { name: text(name), error_code, error_message }
+    CreatePartitionsTopicResult {
+        name: text(name),
+        error_code,
+        error_message,
+    }
 }
 
 #[cfg(test)]
@@ -111,9 +125,18 @@ mod tests {
     use super::*;
 
     fn ask(count: i32, assignments: Option<&[&[i32]]>) -> Result<Command, Refusal> {
-        let of = |brokers: &&[i32]| CreatePartitionsAssignment { broker_ids: brokers.to_vec() };
+        let of = |brokers: &&[i32]| CreatePartitionsAssignment {
+            broker_ids: brokers.to_vec(),
+        };
         let assignments = assignments.map(|all| all.iter().map(of).collect());
-        plan(&with_topic("orders", 2), &CreatePartitionsTopic { name: text("orders"), count, assignments })
+        plan(
+            &with_topic("orders", 2),
+            &CreatePartitionsTopic {
+                name: text("orders"),
+                count,
+                assignments,
+            },
+        )
     }
 
     #[test]
@@ -126,16 +149,22 @@ mod tests {
         ] {
             assert_eq!(ask(count, None).unwrap_err().error, error, "{count}");
         }
-        let Ok(Command::AddPartitions { assignments, .. }) = ask(5, None) else { panic!("5 is more than 2") };
+        let Ok(Command::AddPartitions { assignments, .. }) = ask(5, None) else {
+            panic!("5 is more than 2")
+        };
         assert_eq!(assignments, vec![vec![BrokerId::new(1)]; 3]);
     }
 
     #[test]
     fn an_assignment_has_to_fit_the_topic() {
         assert!(ask(3, Some(&[&[1]])).is_ok());
-        for (count, assignments) in
-            [(4, vec![&[1][..]]), (3, vec![&[1, 1][..]]), (3, vec![&[1, 2][..]]), (3, vec![&[9][..]]), (3, vec![&[][..]])]
-        {
+        for (count, assignments) in [
+            (4, vec![&[1][..]]),
+            (3, vec![&[1, 1][..]]),
+            (3, vec![&[1, 2][..]]),
+            (3, vec![&[9][..]]),
+            (3, vec![&[][..]]),
+        ] {
             let error = ask(count, Some(&assignments)).unwrap_err().error;
             assert_eq!(error, ErrorCode::InvalidReplicaAssignment, "{assignments:?}");
         }

@@ -7,7 +7,7 @@ use super::{Caller, cluster_view::text};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::wire::ErrorCode;
-use crate::wire::create_topics::request::{CreatableReplicaAssignment, CreatableTopic};
+use crate::wire::create_topics::request::CreatableTopic;
 use crate::wire::create_topics::response::{CreatableTopicConfigs, CreatableTopicResult};
 use crate::wire::create_topics::{CreateTopicsRequest, CreateTopicsResponse};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,11 +17,19 @@ use varve_cluster::controller::command::CreateTopic;
 use varve_cluster::controller::{Command, State};
 use varve_cluster::topic_config::Overrides;
 
-pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: CreateTopicsRequest) -> CreateTopicsResponse {
+pub(super) async fn handle(
+    broker: &Arc<Broker>,
+    _: &Caller,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
     let repeated = repeated(request.topics.iter().map(|topic| topic.name.as_str()));
     let mut topics = Vec::with_capacity(request.topics.len());
     let mut planned_partitions = 0;
-    for topic in request.topics.iter().filter(|topic| !repeated.contains(topic.name.as_str())) {
+    for topic in request
+        .topics
+        .iter()
+        .filter(|topic| !repeated.contains(topic.name.as_str()))
+    {
         let view = broker.view();
         let plan = plan(&broker.config, &view, topic, &mut planned_partitions);
         let created = match plan {
@@ -32,7 +40,10 @@ pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: CreateTopi
     }
     let duplicate: Result<(), _> = Err(Refusal::invalid_request("Duplicate topic name."));
     topics.extend(repeated.iter().map(|name| result(name, &duplicate)));
-    CreateTopicsResponse { topics, ..Default::default() }
+    CreateTopicsResponse {
+        topics,
+        ..Default::default()
+    }
 }
 
 async fn propose(broker: &Broker, create: CreateTopic) -> Result<CreateTopic, Refusal> {
@@ -76,7 +87,10 @@ fn plan(
 fn configs_of(topic: &CreatableTopic) -> Result<Overrides, Refusal> {
     let with_value = |config: &crate::wire::create_topics::request::CreatableTopicConfig| {
         let value = config.value.as_ref().ok_or_else(|| {
-            let message = format!("Null value not supported for topic configs: {}", config.name.as_str());
+            let message = format!(
+                "Null value not supported for topic configs: {}",
+                config.name.as_str()
+            );
             Refusal::new(ErrorCode::InvalidConfig, message)
         })?;
         Ok((config.name.to_string(), value.to_string()))
@@ -86,9 +100,10 @@ fn configs_of(topic: &CreatableTopic) -> Result<Overrides, Refusal> {
 
 /// The client's own assignment, by partition; metadata judges the brokers in it.
 fn assignments_of(topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-    for (value, name) in
-        [(topic.num_partitions, "numPartitions"), (topic.replication_factor.into(), "replicationFactor")]
-    {
+    for (value, name) in [
+        (topic.num_partitions, "numPartitions"),
+        (topic.replication_factor.into(), "replicationFactor"),
+    ] {
         if value != -1 {
             return Err(Refusal::invalid_request(format!(
                 "A manual partition assignment was specified, but {name} was not set to -1."
@@ -97,7 +112,10 @@ fn assignments_of(topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal>
     }
     let mut by_partition = BTreeMap::new();
     for assignment in &topic.assignments {
-        by_partition.insert(assignment.partition_index, new_topic::named(&assignment.broker_ids)?);
+        by_partition.insert(
+            assignment.partition_index,
+            new_topic::named(&assignment.broker_ids)?,
+        );
     }
     let consecutive = by_partition.keys().zip(0..).all(|(index, place)| *index == place);
     if !consecutive || by_partition.len() != topic.assignments.len() {
@@ -120,17 +138,28 @@ fn answer(
     CreatableTopicResult {
         topic_id: create.topic_id.uuid(),
         num_partitions: i32::try_from(create.assignments.len()).unwrap_or(i32::MAX),
-        replication_factor: create.assignments.first().map_or(-1, |replicas| {
-            i16::try_from(replicas.len()).unwrap_or(i16::MAX)
-        }),
-        configs: Some(config_entries::of_topic(config, view, &create.configs).iter().map(entry).collect()),
+        replication_factor: create
+            .assignments
+            .first()
+            .map_or(-1, |replicas| i16::try_from(replicas.len()).unwrap_or(i16::MAX)),
+        configs: Some(
+            config_entries::of_topic(config, view, &create.configs)
+                .iter()
+                .map(entry)
+                .collect(),
+        ),
         ..failed
     }
 }
 
 fn result<T>(name: &str, outcome: &Result<T, Refusal>) -> CreatableTopicResult {
     let (error_code, error_message) = told(outcome);
-    CreatableTopicResult { name: text(name), error_code, error_message, ..Default::default() }
+    CreatableTopicResult {
+        name: text(name),
+        error_code,
+        error_message,
+        ..Default::default()
+    }
 }
 
 fn entry(entry: &Entry) -> CreatableTopicConfigs {
@@ -147,15 +176,26 @@ fn entry(entry: &Entry) -> CreatableTopicConfigs {
 mod tests {
     use super::super::test_cluster::{alone, config, with_topic};
     use super::*;
-    use crate::wire::create_topics::request::CreatableTopicConfig;
+    use crate::wire::create_topics::request::{CreatableReplicaAssignment, CreatableTopicConfig};
 
     fn asked(name: &str, num_partitions: i32, replication_factor: i16) -> CreatableTopic {
-        CreatableTopic { name: text(name), num_partitions, replication_factor, ..Default::default() }
+        CreatableTopic {
+            name: text(name),
+            num_partitions,
+            replication_factor,
+            ..Default::default()
+        }
     }
 
     fn with_config(key: &str, value: Option<&str>) -> CreatableTopic {
-        let configs = vec![CreatableTopicConfig { name: text(key), value: value.map(text) }];
-        CreatableTopic { configs, ..asked("orders", 1, 1) }
+        let configs = vec![CreatableTopicConfig {
+            name: text(key),
+            value: value.map(text),
+        }];
+        CreatableTopic {
+            configs,
+            ..asked("orders", 1, 1)
+        }
     }
 
     fn with_assignments(assignments: &[(i32, &[i32])]) -> CreatableTopic {
@@ -164,11 +204,19 @@ mod tests {
             broker_ids: brokers.to_vec(),
         };
         let assignments = assignments.iter().map(assignment).collect();
-        CreatableTopic { assignments, ..asked("orders", -1, -1) }
+        CreatableTopic {
+            assignments,
+            ..asked("orders", -1, -1)
+        }
     }
 
     fn judge(topic: &CreatableTopic) -> Result<CreateTopic, Refusal> {
-        plan(&config(&[("num.partitions", "4")]), &with_topic("a.b", 1), topic, &mut 0)
+        plan(
+            &config(&[("num.partitions", "4")]),
+            &with_topic("a.b", 1),
+            topic,
+            &mut 0,
+        )
     }
 
     #[test]
@@ -197,7 +245,10 @@ mod tests {
             (with_config("no.such.key", Some("1")), E::InvalidConfig),
             (with_config("retention.ms", Some("soon")), E::InvalidConfig),
             (with_config("retention.ms", None), E::InvalidConfig),
-            (with_config("remote.storage.enable", Some("true")), E::InvalidConfig),
+            (
+                with_config("remote.storage.enable", Some("true")),
+                E::InvalidConfig,
+            ),
         ] {
             assert_eq!(judge(&topic).unwrap_err().error, error, "{topic:?}");
         }
@@ -214,13 +265,20 @@ mod tests {
     fn assignments_name_every_partition_once_and_live_brokers_only() {
         use ErrorCode as E;
         assert!(judge(&with_assignments(&[(1, &[1]), (0, &[1])])).is_ok());
-        for assignments in
-            [&[(1, &[1][..])][..], &[(0, &[1]), (0, &[1])], &[(0, &[])], &[(0, &[1, 1])], &[(0, &[2])]]
-        {
+        for assignments in [
+            &[(1, &[1][..])][..],
+            &[(0, &[1]), (0, &[1])],
+            &[(0, &[])],
+            &[(0, &[1, 1])],
+            &[(0, &[2])],
+        ] {
             let error = judge(&with_assignments(assignments)).unwrap_err().error;
             assert_eq!(error, E::InvalidReplicaAssignment, "{assignments:?}");
         }
-        let both = CreatableTopic { num_partitions: 1, ..with_assignments(&[(0, &[1])]) };
+        let both = CreatableTopic {
+            num_partitions: 1,
+            ..with_assignments(&[(0, &[1])])
+        };
         assert_eq!(judge(&both).unwrap_err().error, E::InvalidRequest);
     }
 

@@ -16,10 +16,7 @@ pub(super) async fn handle(
     let mut results = Vec::with_capacity(request.groups_names.len());
     for group_id in request.groups_names {
         let error_code = code_of(delete(broker, &group_id).await);
-        results.push(DeletableGroupResult {
-            group_id,
-            error_code,
-        });
+        results.push(DeletableGroupResult { group_id, error_code });
     }
     DeleteGroupsResponse {
         results,

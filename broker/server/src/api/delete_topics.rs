@@ -23,8 +23,15 @@ pub(super) async fn handle(
     caller: &Caller,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
-    let by_name = |name| DeleteTopicState { name: Some(name), topic_id: Uuid::nil() };
-    let asked: Vec<_> = request.topics.into_iter().chain(request.topic_names.into_iter().map(by_name)).collect();
+    let by_name = |name| DeleteTopicState {
+        name: Some(name),
+        topic_id: Uuid::nil(),
+    };
+    let asked: Vec<_> = request
+        .topics
+        .into_iter()
+        .chain(request.topic_names.into_iter().map(by_name))
+        .collect();
     let keys: Vec<String> = asked.iter().map(key).collect();
     let repeated = repeated(keys.iter().map(String::as_str));
     let mut answered = BTreeSet::new();
@@ -42,35 +49,46 @@ pub(super) async fn handle(
         };
         responses.push(answer(topic, &deleted));
     }
-    DeleteTopicsResponse { responses, ..Default::default() }
+    DeleteTopicsResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 /// What makes two entries of a request the same one.
 fn key(topic: &DeleteTopicState) -> String {
-    topic.name.as_ref().map_or_else(|| topic.topic_id.to_string(), |name| format!("name {}", name.as_str()))
+    topic.name.as_ref().map_or_else(
+        || topic.topic_id.to_string(),
+        |name| format!("name {}", name.as_str()),
+    )
 }
 
 async fn delete(broker: &Broker, topic: &DeleteTopicState) -> Result<Arc<Topic>, Refusal> {
     let found = find(&broker.view(), topic)?;
-    broker.propose(Command::DeleteTopic { topic_id: found.id }).await?;
+    broker
+        .propose(Command::DeleteTopic { topic_id: found.id })
+        .await?;
     tracing::info!(topic = %found.name, id = %found.id, "topic deleted");
     Ok(found)
 }
 
 fn find(view: &State, topic: &DeleteTopicState) -> Result<Arc<Topic>, Refusal> {
     match &topic.name {
-        Some(_) if !topic.topic_id.is_nil() => {
-            Err(Refusal::invalid_request("You may not specify both topic name and topic id."))
-        }
+        Some(_) if !topic.topic_id.is_nil() => Err(Refusal::invalid_request(
+            "You may not specify both topic name and topic id.",
+        )),
         Some(name) => view.topic_named(name).cloned().ok_or_else(|| {
             let message = "This server does not host this topic-partition.";
             Refusal::new(ErrorCode::UnknownTopicOrPartition, message)
         }),
-        None if topic.topic_id.is_nil() => {
-            Err(Refusal::invalid_request("Neither topic name nor id were specified."))
-        }
+        None if topic.topic_id.is_nil() => Err(Refusal::invalid_request(
+            "Neither topic name nor id were specified.",
+        )),
         None => view.topic(TopicId::new(topic.topic_id)).cloned().ok_or_else(|| {
-            Refusal::new(ErrorCode::UnknownTopicId, "This server does not host this topic ID.")
+            Refusal::new(
+                ErrorCode::UnknownTopicId,
+                "This server does not host this topic ID.",
+            )
         }),
     }
 }
@@ -90,7 +108,12 @@ fn answer(asked: &DeleteTopicState, deleted: &Result<Arc<Topic>, Refusal>) -> De
         Ok(topic) => (Some(text(topic.name.as_str())), topic.id.uuid()),
         Err(_) => (asked.name.clone(), asked.topic_id),
     };
-    DeletableTopicResult { name, topic_id, error_code, error_message }
+    DeletableTopicResult {
+        name,
+        topic_id,
+        error_code,
+        error_message,
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +122,10 @@ mod tests {
     use super::*;
 
     fn by(name: Option<&str>, topic_id: Uuid) -> DeleteTopicState {
-        DeleteTopicState { name: name.map(text), topic_id }
+        DeleteTopicState {
+            name: name.map(text),
+            topic_id,
+        }
     }
 
     #[test]
@@ -107,7 +133,10 @@ mod tests {
         let view = with_topic("orders", 1);
         let id = view.topic_named("orders").unwrap().id.uuid();
 
-        assert_eq!(find(&view, &by(Some("orders"), Uuid::nil())).unwrap().id.uuid(), id);
+        assert_eq!(
+            find(&view, &by(Some("orders"), Uuid::nil())).unwrap().id.uuid(),
+            id
+        );
         assert_eq!(find(&view, &by(None, id)).unwrap().id.uuid(), id);
         for (name, id, error) in [
             (Some("orders"), id, ErrorCode::InvalidRequest),
@@ -115,7 +144,11 @@ mod tests {
             (Some("payments"), Uuid::nil(), ErrorCode::UnknownTopicOrPartition),
             (None, Uuid::from_u128(7), ErrorCode::UnknownTopicId),
         ] {
-            assert_eq!(find(&view, &by(name, id)).unwrap_err().error, error, "{name:?} {id}");
+            assert_eq!(
+                find(&view, &by(name, id)).unwrap_err().error,
+                error,
+                "{name:?} {id}"
+            );
         }
     }
 }

@@ -23,9 +23,15 @@ pub(super) async fn handle(
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
     let view = broker.view();
-    let wanted = Wanted { synonyms: request.include_synonyms, documentation: request.include_documentation };
+    let wanted = Wanted {
+        synonyms: request.include_synonyms,
+        documentation: request.include_documentation,
+    };
     let describe = |resource| wanted.result(resource, entries(&broker.config, &view, resource));
-    DescribeConfigsResponse { results: request.resources.iter().map(describe).collect(), ..Default::default() }
+    DescribeConfigsResponse {
+        results: request.resources.iter().map(describe).collect(),
+        ..Default::default()
+    }
 }
 
 fn entries(config: &Config, view: &State, resource: &DescribeConfigsResource) -> Result<Vec<Entry>, Refusal> {
@@ -52,7 +58,11 @@ fn entries(config: &Config, view: &State, resource: &DescribeConfigsResource) ->
         }
         other => return Err(config_changes::unsupported(other)),
     };
-    if let Some(keys) = resource.configuration_keys.as_deref().filter(|keys| !keys.is_empty()) {
+    if let Some(keys) = resource
+        .configuration_keys
+        .as_deref()
+        .filter(|keys| !keys.is_empty())
+    {
         entries.retain(|entry| keys.iter().any(|key| key.as_str() == entry.name));
     }
     Ok(entries)
@@ -76,7 +86,11 @@ impl Wanted {
             error_message,
             resource_type: resource.resource_type,
             resource_name: resource.resource_name.clone(),
-            configs: entries.into_iter().flatten().map(|entry| self.entry(entry)).collect(),
+            configs: entries
+                .into_iter()
+                .flatten()
+                .map(|entry| self.entry(entry))
+                .collect(),
         }
     }
 
@@ -120,8 +134,16 @@ mod tests {
 
     #[test]
     fn only_the_keys_asked_for_are_told_and_none_means_all() {
-        assert_eq!(ask(TOPIC, "orders", Some(&["retention.ms", "no.such.key"])).unwrap().len(), 1);
-        assert_eq!(ask(TOPIC, "orders", Some(&[])).unwrap(), ask(TOPIC, "orders", None).unwrap());
+        assert_eq!(
+            ask(TOPIC, "orders", Some(&["retention.ms", "no.such.key"]))
+                .unwrap()
+                .len(),
+            1
+        );
+        assert_eq!(
+            ask(TOPIC, "orders", Some(&[])).unwrap(),
+            ask(TOPIC, "orders", None).unwrap()
+        );
     }
 
     #[test]
@@ -140,9 +162,19 @@ mod tests {
 
     #[test]
     fn synonyms_and_documentation_are_told_only_when_asked_for() {
-        let entry = ask(TOPIC, "orders", Some(&["retention.bytes"])).unwrap().remove(0);
-        let short = Wanted { synonyms: false, documentation: false }.entry(entry.clone());
-        let long = Wanted { synonyms: true, documentation: true }.entry(entry);
+        let entry = ask(TOPIC, "orders", Some(&["retention.bytes"]))
+            .unwrap()
+            .remove(0);
+        let short = Wanted {
+            synonyms: false,
+            documentation: false,
+        }
+        .entry(entry.clone());
+        let long = Wanted {
+            synonyms: true,
+            documentation: true,
+        }
+        .entry(entry);
 
         assert_eq!((short.synonyms.len(), short.documentation), (0, None));
         assert_eq!((long.synonyms.len(), long.documentation.is_some()), (1, true));

@@ -21,14 +21,23 @@ pub(super) async fn handle(
     let wanted = |partition: &Partition| match &request.topics {
         None => true,
         Some(topics) => topics.iter().any(|topic| {
-            topic.topic.as_str() == partition.id.topic.as_str() && topic.partitions.contains(&partition.id.index)
+            topic.topic.as_str() == partition.id.topic.as_str()
+                && topic.partitions.contains(&partition.id.index)
         }),
     };
     let mut partitions = broker.partitions.all();
     partitions.retain(|partition| wanted(partition));
     partitions.sort_by(|a, b| a.id.cmp(&b.id));
-    let results = broker.config.log_dirs.iter().map(|dir| describe(dir, &partitions)).collect();
-    DescribeLogDirsResponse { results, ..Default::default() }
+    let results = broker
+        .config
+        .log_dirs
+        .iter()
+        .map(|dir| describe(dir, &partitions))
+        .collect();
+    DescribeLogDirsResponse {
+        results,
+        ..Default::default()
+    }
 }
 
 fn describe(dir: &Path, partitions: &[Arc<Partition>]) -> DescribeLogDirsResult {
@@ -37,11 +46,14 @@ fn describe(dir: &Path, partitions: &[Arc<Partition>]) -> DescribeLogDirsResult 
         let Some(size) = partition.with_log(|log| log.dir().starts_with(dir).then(|| log.bytes())) else {
             continue;
         };
-        topics.entry(partition.id.topic.as_str()).or_default().push(DescribeLogDirsPartition {
-            partition_index: partition.id.index,
-            partition_size: i64::try_from(size).unwrap_or(i64::MAX),
-            ..Default::default()
-        });
+        topics
+            .entry(partition.id.topic.as_str())
+            .or_default()
+            .push(DescribeLogDirsPartition {
+                partition_index: partition.id.index,
+                partition_size: i64::try_from(size).unwrap_or(i64::MAX),
+                ..Default::default()
+            });
     }
     let (total, usable) = space(dir);
     DescribeLogDirsResult {
@@ -52,7 +64,6 @@ fn describe(dir: &Path, partitions: &[Arc<Partition>]) -> DescribeLogDirsResult 
             .map(|(name, partitions)| DescribeLogDirsTopic {
                 name: StrBytes::from_string(name.to_owned()),
                 partitions,
-                ..Default::default()
             })
             .collect(),
         total_bytes: total,
@@ -63,7 +74,9 @@ fn describe(dir: &Path, partitions: &[Arc<Partition>]) -> DescribeLogDirsResult 
 
 /// Size of the file system and what of it is free to us, bytes; -1 where it cannot be told.
 fn space(dir: &Path) -> (i64, i64) {
-    let Ok(stat) = rustix::fs::statvfs(dir) else { return (-1, -1) };
+    let Ok(stat) = rustix::fs::statvfs(dir) else {
+        return (-1, -1);
+    };
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
     (bytes(stat.f_blocks), bytes(stat.f_bavail))
 }

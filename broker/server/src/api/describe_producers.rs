@@ -17,27 +17,51 @@ pub(super) async fn handle(
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
     let view = broker.view();
-    let topics = request.topics.iter().map(|asked| topic(broker, &view, asked)).collect();
-    DescribeProducersResponse { topics, ..Default::default() }
+    let topics = request
+        .topics
+        .iter()
+        .map(|asked| topic(broker, &view, asked))
+        .collect();
+    DescribeProducersResponse {
+        topics,
+        ..Default::default()
+    }
 }
 
 fn topic(broker: &Broker, view: &State, asked: &TopicRequest) -> TopicResponse {
-    let partitions = asked.partition_indexes.iter().map(|index| match find(broker, view, asked, *index) {
-        Ok(partition) => PartitionResponse {
-            partition_index: *index,
-            active_producers: active(&partition),
-            ..Default::default()
-        },
-        Err(error) => {
-            PartitionResponse { partition_index: *index, error_code: error.code(), ..Default::default() }
-        }
-    });
-    TopicResponse { name: asked.name.clone(), partitions: partitions.collect() }
+    let partitions = asked
+        .partition_indexes
+        .iter()
+        .map(|index| match find(broker, view, asked, *index) {
+            Ok(partition) => PartitionResponse {
+                partition_index: *index,
+                active_producers: active(&partition),
+                ..Default::default()
+            },
+            Err(error) => PartitionResponse {
+                partition_index: *index,
+                error_code: error.code(),
+                ..Default::default()
+            },
+        });
+    TopicResponse {
+        name: asked.name.clone(),
+        partitions: partitions.collect(),
+    }
 }
 
-fn find(broker: &Broker, view: &State, asked: &TopicRequest, index: i32) -> Result<Arc<Partition>, ErrorCode> {
-    let topic = view.topic_named(&asked.name).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-    broker.partition(topic.id, index).ok_or_else(|| missing(topic, index))
+fn find(
+    broker: &Broker,
+    view: &State,
+    asked: &TopicRequest,
+    index: i32,
+) -> Result<Arc<Partition>, ErrorCode> {
+    let topic = view
+        .topic_named(&asked.name)
+        .ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    broker
+        .partition(topic.id, index)
+        .ok_or_else(|| missing(topic, index))
 }
 
 fn active(partition: &Partition) -> Vec<ProducerState> {

@@ -7,8 +7,8 @@ use crate::wire::ErrorCode;
 use crate::wire::describe_quorum::response::{Listener, Node, PartitionData, ReplicaState, TopicData};
 use crate::wire::describe_quorum::{DescribeQuorumRequest, DescribeQuorumResponse};
 use std::sync::Arc;
-use varve_cluster::controller::State;
 use varve_cluster::BrokerId;
+use varve_cluster::controller::State;
 use varve_log::Timestamp;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -26,8 +26,15 @@ pub(super) async fn handle(
             (METADATA_TOPIC, 0) => quorum(&view, broker.id(), now),
             _ => unknown(index),
         };
-        let partitions = topic.partitions.iter().map(|partition| describe(partition.partition_index)).collect();
-        TopicData { topic_name: topic.topic_name, partitions }
+        let partitions = topic
+            .partitions
+            .iter()
+            .map(|partition| describe(partition.partition_index))
+            .collect();
+        TopicData {
+            topic_name: topic.topic_name,
+            partitions,
+        }
     });
     DescribeQuorumResponse {
         topics: topics.collect(),
@@ -40,7 +47,10 @@ pub(super) async fn handle(
 fn quorum(view: &State, me: BrokerId, now: Timestamp) -> PartitionData {
     // Where the next command will stand.
     let end = i64::try_from(view.applied).unwrap_or(i64::MAX).saturating_add(1);
-    let directory = view.brokers.get(&me).and_then(|broker| broker.directories.first());
+    let directory = view
+        .brokers
+        .get(&me)
+        .and_then(|broker| broker.directories.first());
     let voter = ReplicaState {
         replica_id: me.value(),
         replica_directory_id: directory.copied().unwrap_or_default(),
@@ -59,13 +69,20 @@ fn quorum(view: &State, me: BrokerId, now: Timestamp) -> PartitionData {
 }
 
 fn node(view: &State, me: BrokerId) -> Node {
-    let listeners = view.brokers.get(&me).into_iter().flat_map(|broker| &broker.listeners);
+    let listeners = view
+        .brokers
+        .get(&me)
+        .into_iter()
+        .flat_map(|broker| &broker.listeners);
     let listeners = listeners.map(|listener| Listener {
         name: text(&listener.name),
         host: text(&listener.host),
         port: listener.port,
     });
-    Node { node_id: me.value(), listeners: listeners.collect() }
+    Node {
+        node_id: me.value(),
+        listeners: listeners.collect(),
+    }
 }
 
 fn unknown(partition_index: i32) -> PartitionData {

@@ -8,7 +8,9 @@ use crate::wire::describe_topic_partitions::response::{
     Cursor, DescribeTopicPartitionsResponsePartition as PartitionAnswer,
     DescribeTopicPartitionsResponseTopic as TopicAnswer,
 };
-use crate::wire::describe_topic_partitions::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
+use crate::wire::describe_topic_partitions::{
+    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use varve_cluster::TopicName;
@@ -32,14 +34,24 @@ fn describe(view: &State, request: &DescribeTopicPartitionsRequest) -> DescribeT
         request.topics.iter().map(|topic| topic.name.as_str()).collect()
     };
     let (from, mut skip) = match &request.cursor {
-        Some(cursor) => (cursor.topic_name.as_str(), usize::try_from(cursor.partition_index).unwrap_or(0)),
+        Some(cursor) => (
+            cursor.topic_name.as_str(),
+            usize::try_from(cursor.partition_index).unwrap_or(0),
+        ),
         None => ("", 0),
     };
     let limit = usize::try_from(request.response_partition_limit).unwrap_or(0);
     let mut room = limit.clamp(1, PARTITIONS_MAX);
-    let mut answer = DescribeTopicPartitionsResponse { next_cursor: None, ..Default::default() };
+    let mut answer = DescribeTopicPartitionsResponse {
+        next_cursor: None,
+        ..Default::default()
+    };
     for name in names.range(from..) {
-        let first = if *name == from { std::mem::take(&mut skip) } else { 0 };
+        let first = if *name == from {
+            std::mem::take(&mut skip)
+        } else {
+            0
+        };
         if room == 0 {
             answer.next_cursor = Some(cursor(name, first));
             break;
@@ -66,7 +78,9 @@ fn topic_answer(view: &State, topic: &Topic, first: usize, room: usize) -> Topic
         name: Some(text(topic.name.as_str())),
         topic_id: topic.id.uuid(),
         is_internal: topic.name.is_internal(),
-        partitions: partitions.map(|(index, partition)| partition_answer(view, index, partition)).collect(),
+        partitions: partitions
+            .map(|(index, partition)| partition_answer(view, index, partition))
+            .collect(),
         topic_authorized_operations: TOPIC_OPERATIONS,
         ..Default::default()
     }
@@ -92,11 +106,18 @@ fn unknown(name: &str) -> TopicAnswer {
         Ok(_) => ErrorCode::UnknownTopicOrPartition,
         Err(_) => ErrorCode::InvalidTopicException,
     };
-    TopicAnswer { error_code: error.code(), name: Some(text(name)), ..Default::default() }
+    TopicAnswer {
+        error_code: error.code(),
+        name: Some(text(name)),
+        ..Default::default()
+    }
 }
 
 fn cursor(name: &str, partition: usize) -> Cursor {
-    Cursor { topic_name: text(name), partition_index: i32::try_from(partition).unwrap_or(i32::MAX) }
+    Cursor {
+        topic_name: text(name),
+        partition_index: i32::try_from(partition).unwrap_or(i32::MAX),
+    }
 }
 
 #[cfg(test)]
@@ -112,13 +133,21 @@ mod tests {
             topic_name: text(name),
             partition_index,
         });
-        let request = DescribeTopicPartitionsRequest { response_partition_limit: limit, cursor, ..Default::default() };
+        let request = DescribeTopicPartitionsRequest {
+            response_partition_limit: limit,
+            cursor,
+            ..Default::default()
+        };
         describe(&view, &request)
     }
 
     fn told(answer: &DescribeTopicPartitionsResponse) -> Vec<(String, Vec<i32>)> {
         let topic = |topic: &TopicAnswer| {
-            let indexes = topic.partitions.iter().map(|partition| partition.partition_index).collect();
+            let indexes = topic
+                .partitions
+                .iter()
+                .map(|partition| partition.partition_index)
+                .collect();
             (topic.name.as_ref().unwrap().to_string(), indexes)
         };
         answer.topics.iter().map(topic).collect()
@@ -128,7 +157,10 @@ mod tests {
     fn topics_come_by_name_and_an_empty_list_means_all() {
         let answer = ask(100, None);
 
-        assert_eq!(told(&answer), [("a".to_owned(), vec![0, 1]), ("b".to_owned(), vec![0, 1, 2])]);
+        assert_eq!(
+            told(&answer),
+            [("a".to_owned(), vec![0, 1]), ("b".to_owned(), vec![0, 1, 2])]
+        );
         assert_eq!(answer.next_cursor, None);
     }
 
@@ -138,10 +170,14 @@ mod tests {
         let mut all = vec![];
         for _ in 0..10 {
             let answer = ask(2, from.as_ref().map(|(name, index)| (name.as_str(), *index)));
-            all.extend(told(&answer).into_iter().flat_map(|(name, indexes)| {
-                indexes.into_iter().map(move |index| format!("{name}-{index}"))
-            }));
-            from = answer.next_cursor.map(|next| (next.topic_name.to_string(), next.partition_index));
+            all.extend(
+                told(&answer).into_iter().flat_map(|(name, indexes)| {
+                    indexes.into_iter().map(move |index| format!("{name}-{index}"))
+                }),
+            );
+            from = answer
+                .next_cursor
+                .map(|next| (next.topic_name.to_string(), next.partition_index));
             if from.is_none() {
                 break;
             }

@@ -48,10 +48,15 @@ struct Round {
 /// Answers as soon as `min_bytes` are there, something is wrong, or `max_wait_ms` are over.
 pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: FetchRequest) -> FetchResponse {
     if request.session_id != 0 {
-        return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound.code(), ..Default::default() };
+        return FetchResponse {
+            error_code: ErrorCode::FetchSessionIdNotFound.code(),
+            ..Default::default()
+        };
     }
     let (keys, wanted) = find(broker, &request);
-    let bytes_max = usize::try_from(request.max_bytes).unwrap_or(0).min(broker.config.fetch_bytes_max);
+    let bytes_max = usize::try_from(request.max_bytes)
+        .unwrap_or(0)
+        .min(broker.config.fetch_bytes_max);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let deadline = Instant::now() + wait;
@@ -63,7 +68,9 @@ pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: Fetch
         }
         let done = round.bytes >= min_bytes || round.errors || Instant::now() >= deadline;
         if done || !wait_for_news(&wanted, &round, &news, deadline).await {
-            broker.metrics.fetched(round.bytes - round.cold_bytes, round.cold_bytes);
+            broker
+                .metrics
+                .fetched(round.bytes - round.cold_bytes, round.cold_bytes);
             return respond(keys, &wanted, round);
         }
     }
@@ -75,7 +82,10 @@ fn find(broker: &Arc<Broker>, request: &FetchRequest) -> (Vec<(TopicKey, usize)>
     let mut keys = Vec::with_capacity(request.topics.len());
     let mut wanted = vec![];
     for asked in &request.topics {
-        let key = TopicKey { name: asked.topic.clone(), id: asked.topic_id };
+        let key = TopicKey {
+            name: asked.topic.clone(),
+            id: asked.topic_id,
+        };
         let topic = key.find(&view);
         for partition in &asked.partitions {
             let found = topic.as_ref().map_err(|code| *code).and_then(|topic| {
@@ -97,7 +107,12 @@ fn find(broker: &Arc<Broker>, request: &FetchRequest) -> (Vec<(TopicKey, usize)>
 }
 
 fn look(broker: &Arc<Broker>, caller: &Caller, wanted: &[Wanted], bytes_max: usize) -> Round {
-    let mut round = Round { seen: Vec::with_capacity(wanted.len()), bytes: 0, cold_bytes: 0, errors: false };
+    let mut round = Round {
+        seen: Vec::with_capacity(wanted.len()),
+        bytes: 0,
+        cold_bytes: 0,
+        errors: false,
+    };
     for want in wanted {
         let left = bytes_max.saturating_sub(round.bytes);
         let seen = look_at(broker, caller, want, left, round.bytes == 0);
@@ -109,8 +124,13 @@ fn look(broker: &Arc<Broker>, caller: &Caller, wanted: &[Wanted], bytes_max: usi
 }
 
 fn look_at(broker: &Broker, caller: &Caller, want: &Wanted, left: usize, first: bool) -> Seen {
-    let mut seen =
-        Seen { visible: None, error: ErrorCode::None, records: Records::new(), waiting: false, cold: None };
+    let mut seen = Seen {
+        visible: None,
+        error: ErrorCode::None,
+        records: Records::new(),
+        waiting: false,
+        cold: None,
+    };
     let partition = match &want.partition {
         Ok(partition) => partition,
         Err(code) => {
@@ -136,7 +156,9 @@ fn look_at(broker: &Broker, caller: &Caller, want: &Wanted, left: usize, first: 
         },
         Read::Tier { pointer, from } => match &broker.tier {
             // Asking starts the read; if the answer leaves without it, it will be in the cache next time.
-            Some(tier) => seen.cold = Some(tier.read(&partition.id, pointer, from, want.bytes_max, caller.connection)),
+            Some(tier) => {
+                seen.cold = Some(tier.read(&partition.id, pointer, from, want.bytes_max, caller.connection))
+            }
             None => seen.error = ErrorCode::KafkaStorageError,
         },
     }
@@ -170,7 +192,9 @@ async fn wait_for_news(wanted: &[Wanted], round: &Round, news: &Arc<Notify>, dea
     let mut watched = vec![];
     let mut moved = false;
     for (want, seen) in wanted.iter().zip(&round.seen) {
-        let (Ok(partition), Some(visible)) = (&want.partition, seen.visible) else { continue };
+        let (Ok(partition), Some(visible)) = (&want.partition, seen.visible) else {
+            continue;
+        };
         if !seen.waiting {
             continue;
         }
@@ -195,15 +219,23 @@ fn respond(keys: Vec<(TopicKey, usize)>, wanted: &[Wanted], round: Round) -> Fet
         .map(|(key, count)| FetchableTopicResponse {
             topic: key.name,
             topic_id: key.id,
-            partitions: looks.by_ref().take(count).map(|(want, seen)| answer(want, seen)).collect(),
-            ..Default::default()
+            partitions: looks
+                .by_ref()
+                .take(count)
+                .map(|(want, seen)| answer(want, seen))
+                .collect(),
         })
         .collect();
-    FetchResponse { responses, ..Default::default() }
+    FetchResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 fn answer(want: &Wanted, seen: Seen) -> PartitionData {
-    let known = seen.visible.filter(|_| seen.error == ErrorCode::None || seen.error == ErrorCode::OffsetOutOfRange);
+    let known = seen
+        .visible
+        .filter(|_| seen.error == ErrorCode::None || seen.error == ErrorCode::OffsetOutOfRange);
     PartitionData {
         partition_index: want.index,
         error_code: seen.error.code(),

@@ -6,7 +6,9 @@ use super::refusal::{Refusal, told};
 use crate::broker::Broker;
 use crate::wire::incremental_alter_configs::request::{AlterConfigsResource, AlterableConfig};
 use crate::wire::incremental_alter_configs::response::AlterConfigsResourceResponse;
-use crate::wire::incremental_alter_configs::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+use crate::wire::incremental_alter_configs::{
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use varve_cluster::controller::ConfigOp;
@@ -16,7 +18,10 @@ pub(super) async fn handle(
     _: &Caller,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let keys = request.resources.iter().map(|asked| (asked.resource_type, asked.resource_name.as_str()));
+    let keys = request
+        .resources
+        .iter()
+        .map(|asked| (asked.resource_type, asked.resource_name.as_str()));
     let repeated = repeated_resources(keys);
     let mut answered = BTreeSet::new();
     let mut responses = Vec::with_capacity(request.resources.len());
@@ -26,7 +31,9 @@ pub(super) async fn handle(
             continue;
         }
         let changed = if repeated.contains(&key) {
-            Err(Refusal::invalid_request("Each resource must appear at most once."))
+            Err(Refusal::invalid_request(
+                "Each resource must appear at most once.",
+            ))
         } else {
             alter(broker, asked, request.validate_only).await
         };
@@ -38,7 +45,10 @@ pub(super) async fn handle(
             resource_name: asked.resource_name.clone(),
         });
     }
-    IncrementalAlterConfigsResponse { responses, ..Default::default() }
+    IncrementalAlterConfigsResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 /// Resources that a request has more than once: nobody knows which of the changes is meant to stay.
@@ -60,13 +70,17 @@ fn op(config: &AlterableConfig) -> Result<ConfigOp, Refusal> {
         return Ok(ConfigOp::Delete { key });
     }
     let Some(value) = config.value.as_ref().map(ToString::to_string) else {
-        return Err(Refusal::invalid_request(format!("Null value not supported for : {key}")));
+        return Err(Refusal::invalid_request(format!(
+            "Null value not supported for : {key}"
+        )));
     };
     match config.config_operation {
         0 => Ok(ConfigOp::Set { key, value }),
         2 => Ok(ConfigOp::Append { key, value }),
         3 => Ok(ConfigOp::Subtract { key, value }),
-        other => Err(Refusal::invalid_request(format!("Unknown operation type {other} for config {key}"))),
+        other => Err(Refusal::invalid_request(format!(
+            "Unknown operation type {other} for config {key}"
+        ))),
     }
 }
 
@@ -77,7 +91,11 @@ mod tests {
     use crate::wire::ErrorCode;
 
     fn config(operation: i8, value: Option<&str>) -> AlterableConfig {
-        AlterableConfig { name: text("k"), config_operation: operation, value: value.map(text) }
+        AlterableConfig {
+            name: text("k"),
+            config_operation: operation,
+            value: value.map(text),
+        }
     }
 
     #[test]
@@ -90,7 +108,12 @@ mod tests {
 
     #[test]
     fn only_a_deletion_needs_no_value() {
-        for bad in [config(0, None), config(2, None), config(4, Some("v")), config(-1, Some("v"))] {
+        for bad in [
+            config(0, None),
+            config(2, None),
+            config(4, Some("v")),
+            config(-1, Some("v")),
+        ] {
             assert_eq!(op(&bad).unwrap_err().error, ErrorCode::InvalidRequest, "{bad:?}");
         }
     }

@@ -6,7 +6,11 @@ use crate::wire::ErrorCode;
 use crate::wire::init_producer_id::{InitProducerIdRequest, InitProducerIdResponse};
 use std::sync::Arc;
 
-pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: InitProducerIdRequest) -> InitProducerIdResponse {
+pub(super) async fn handle(
+    broker: &Arc<Broker>,
+    _: &Caller,
+    request: InitProducerIdRequest,
+) -> InitProducerIdResponse {
     if request.transactional_id.is_some() {
         // Transactions are not served: the coordinator that would own this id does not exist.
         return refused(ErrorCode::TransactionalIdAuthorizationFailed);
@@ -26,9 +30,18 @@ pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: InitProduc
 }
 
 fn granted(producer_id: i64, producer_epoch: i16) -> InitProducerIdResponse {
-    InitProducerIdResponse { producer_id, producer_epoch, ..Default::default() }
+    InitProducerIdResponse {
+        producer_id,
+        producer_epoch,
+        ..Default::default()
+    }
 }
 
 fn refused(error: ErrorCode) -> InitProducerIdResponse {
-    InitProducerIdResponse { error_code: error.code(), producer_id: -1, producer_epoch: -1, ..Default::default() }
+    InitProducerIdResponse {
+        error_code: error.code(),
+        producer_id: -1,
+        producer_epoch: -1,
+        ..Default::default()
+    }
 }

@@ -27,16 +27,30 @@ pub(super) async fn handle(
     };
     if wanted.iter().any(|kind| !ALL.contains(kind)) {
         let error_code = ErrorCode::UnsupportedVersion.code();
-        return ListConfigResourcesResponse { error_code, ..Default::default() };
+        return ListConfigResourcesResponse {
+            error_code,
+            ..Default::default()
+        };
     }
-    ListConfigResourcesResponse { config_resources: resources(&broker.view(), &wanted), ..Default::default() }
+    ListConfigResourcesResponse {
+        config_resources: resources(&broker.view(), &wanted),
+        ..Default::default()
+    }
 }
 
 fn resources(view: &State, wanted: &[i8]) -> Vec<ConfigResource> {
     let topics = view.topic_ids.keys().map(|name| (TOPIC, name.to_string()));
-    let brokers = view.brokers.keys().flat_map(|id| [(BROKER, id.to_string()), (BROKER_LOGGER, id.to_string())]);
+    let brokers = view
+        .brokers
+        .keys()
+        .flat_map(|id| [(BROKER, id.to_string()), (BROKER_LOGGER, id.to_string())]);
     let named = topics.chain(brokers).filter(|(kind, _)| wanted.contains(kind));
-    named.map(|(resource_type, name)| ConfigResource { resource_name: text(&name), resource_type }).collect()
+    named
+        .map(|(resource_type, name)| ConfigResource {
+            resource_name: text(&name),
+            resource_type,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -49,7 +63,9 @@ mod tests {
         let view = with_topic("orders", 1);
         let listed = |wanted: &[i8]| {
             let found = resources(&view, wanted).into_iter();
-            found.map(|resource| (resource.resource_type, resource.resource_name.to_string())).collect::<Vec<_>>()
+            found
+                .map(|resource| (resource.resource_type, resource.resource_name.to_string()))
+                .collect::<Vec<_>>()
         };
 
         assert_eq!(listed(&[TOPIC]), [(TOPIC, "orders".to_owned())]);

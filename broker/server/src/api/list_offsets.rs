@@ -27,18 +27,32 @@ const DECOMPRESSED_MAX: usize = 128 << 20;
 /// An offset and, where records decide, its timestamp; `None` where there is no such offset.
 type Found = Option<(Offset, Timestamp)>;
 
-pub(super) async fn handle(broker: &Arc<Broker>, _: &Caller, request: ListOffsetsRequest) -> ListOffsetsResponse {
+pub(super) async fn handle(
+    broker: &Arc<Broker>,
+    _: &Caller,
+    request: ListOffsetsRequest,
+) -> ListOffsetsResponse {
     let view = broker.view();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
-        let found = TopicKey { name: topic.name.clone(), id: Uuid::nil() }.find(&view);
+        let found = TopicKey {
+            name: topic.name.clone(),
+            id: Uuid::nil(),
+        }
+        .find(&view);
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in &topic.partitions {
             partitions.push(answer(broker, &found, asked).await);
         }
-        topics.push(ListOffsetsTopicResponse { name: topic.name, partitions });
+        topics.push(ListOffsetsTopicResponse {
+            name: topic.name,
+            partitions,
+        });
     }
-    ListOffsetsResponse { topics, ..Default::default() }
+    ListOffsetsResponse {
+        topics,
+        ..Default::default()
+    }
 }
 
 async fn answer(
@@ -54,12 +68,17 @@ async fn answer(
         ..Default::default()
     };
     match look_up(broker, topic, asked).await {
-        Err(code) => ListOffsetsPartitionResponse { error_code: code.code(), ..nothing },
+        Err(code) => ListOffsetsPartitionResponse {
+            error_code: code.code(),
+            ..nothing
+        },
         Ok((_, None)) => nothing,
         Ok((partition, Some((offset, timestamp)))) => ListOffsetsPartitionResponse {
             offset: offset.value(),
             timestamp: timestamp.value(),
-            leader_epoch: partition.with_log(|log| log.epochs().epoch_at(offset)).map_or(-1, |epoch| epoch.value()),
+            leader_epoch: partition
+                .with_log(|log| log.epochs().epoch_at(offset))
+                .map_or(-1, |epoch| epoch.value()),
             ..nothing
         },
     }
@@ -72,7 +91,9 @@ async fn look_up(
 ) -> Result<(Arc<Partition>, Found), ErrorCode> {
     let topic = topic.as_ref().map_err(|code| *code)?;
     let index = asked.partition_index;
-    let partition = broker.partition(topic.id, index).ok_or_else(|| missing(topic, index))?;
+    let partition = broker
+        .partition(topic.id, index)
+        .ok_or_else(|| missing(topic, index))?;
     check_epoch(asked.current_leader_epoch, partition.leader_epoch())?;
     let offsets = partition.offsets();
     let at = |offset: Offset| Some((offset, Timestamp::NONE));
@@ -85,7 +106,9 @@ async fn look_up(
         EARLIEST => at(offsets.log_start),
         EARLIEST_LOCAL => at(offsets.local_start),
         // The last offset in the bucket, not the one behind it.
-        LATEST_TIERED => tier_end.filter(|end| *end > offsets.log_start).and_then(|end| at(end.plus(-1))),
+        LATEST_TIERED => tier_end
+            .filter(|end| *end > offsets.log_start)
+            .and_then(|end| at(end.plus(-1))),
         EARLIEST_PENDING_UPLOAD => at(tier_end.unwrap_or(offsets.log_start)),
         MAX_TIMESTAMP => max_timestamp(broker, &partition).await?,
         time if time >= 0 => by_time(broker, &partition, Timestamp::new(time)).await?,
@@ -95,7 +118,11 @@ async fn look_up(
 }
 
 /// The first record at or after `time`: in the bucket if it is older than what is here, else on disk.
-async fn by_time(broker: &Arc<Broker>, partition: &Arc<Partition>, time: Timestamp) -> Result<Found, ErrorCode> {
+async fn by_time(
+    broker: &Arc<Broker>,
+    partition: &Arc<Partition>,
+    time: Timestamp,
+) -> Result<Found, ErrorCode> {
     let offsets = partition.offsets();
     if offsets.log_start < offsets.local_start
         && let (Some(tier), Some(pointer)) = (&broker.tier, partition.tier())
@@ -113,13 +140,19 @@ async fn by_time(broker: &Arc<Broker>, partition: &Arc<Partition>, time: Timesta
 fn on_disk(partition: &Partition, time: Timestamp) -> Result<Found, ErrorCode> {
     let upto = partition.offsets().high_watermark;
     let plan = partition.with_log(|log| log.find_timestamp(time, upto));
-    let found = plan.run(DECOMPRESSED_MAX).map_err(|error| unreadable(partition, &error))?;
+    let found = plan
+        .run(DECOMPRESSED_MAX)
+        .map_err(|error| unreadable(partition, &error))?;
     Ok(found.map(|found| (found.offset, found.timestamp)))
 }
 
 async fn max_timestamp(broker: &Arc<Broker>, partition: &Arc<Partition>) -> Result<Found, ErrorCode> {
     let newest = partition.with_log(|log| log.max_timestamp());
-    let here = if newest.is_none() { None } else { on_disk(partition, newest)? };
+    let here = if newest.is_none() {
+        None
+    } else {
+        on_disk(partition, newest)?
+    };
     let offsets = partition.offsets();
     let there = match (&broker.tier, partition.tier()) {
         (Some(tier), Some(pointer)) if offsets.log_start < offsets.local_start => {
@@ -127,7 +160,10 @@ async fn max_timestamp(broker: &Arc<Broker>, partition: &Arc<Partition>) -> Resu
         }
         _ => None,
     };
-    Ok(here.into_iter().chain(there).max_by_key(|(offset, timestamp)| (*timestamp, std::cmp::Reverse(*offset))))
+    Ok(here
+        .into_iter()
+        .chain(there)
+        .max_by_key(|(offset, timestamp)| (*timestamp, std::cmp::Reverse(*offset))))
 }
 
 fn unreadable(partition: &Partition, error: &varve_log::Error) -> ErrorCode {

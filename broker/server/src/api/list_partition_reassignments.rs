@@ -12,5 +12,8 @@ pub(super) async fn handle(
     _: &Caller,
     _: ListPartitionReassignmentsRequest,
 ) -> ListPartitionReassignmentsResponse {
-    ListPartitionReassignmentsResponse { error_message: None, ..Default::default() }
+    ListPartitionReassignmentsResponse {
+        error_message: None,
+        ..Default::default()
+    }
 }

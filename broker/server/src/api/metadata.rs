@@ -22,8 +22,16 @@ use varve_cluster::{TopicId, TopicName};
 /// From this version on topics can be asked for by id.
 const WITH_TOPIC_IDS: i16 = 12;
 
-pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: MetadataRequest) -> MetadataResponse {
-    let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
+pub(super) async fn handle(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    request: MetadataRequest,
+) -> MetadataResponse {
+    let operations = if request.include_topic_authorized_operations {
+        TOPIC_OPERATIONS
+    } else {
+        NO_OPERATIONS
+    };
     let mut topics = Vec::new();
     match asked_topics(caller.version, &request) {
         None => {
@@ -65,7 +73,12 @@ fn asked_topics(version: i16, request: &MetadataRequest) -> Option<Vec<&Metadata
         return None;
     }
     let mut seen = HashSet::new();
-    Some(topics.iter().filter(|topic| seen.insert((topic.topic_id, topic.name.as_deref()))).collect())
+    Some(
+        topics
+            .iter()
+            .filter(|topic| seen.insert((topic.topic_id, topic.name.as_deref())))
+            .collect(),
+    )
 }
 
 async fn answer(
@@ -93,11 +106,16 @@ fn find(view: &State, version: i16, asked: &MetadataRequestTopic) -> Result<Arc<
         if version < WITH_TOPIC_IDS {
             return Err(ErrorCode::InvalidRequest);
         }
-        return view.topic(TopicId::new(asked.topic_id)).cloned().ok_or(ErrorCode::UnknownTopicId);
+        return view
+            .topic(TopicId::new(asked.topic_id))
+            .cloned()
+            .ok_or(ErrorCode::UnknownTopicId);
     }
     let name = asked.name.as_deref().ok_or(ErrorCode::InvalidRequest)?;
     TopicName::parse(name).map_err(|_refused| ErrorCode::InvalidTopicException)?;
-    view.topic_named(name).cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+    view.topic_named(name)
+        .cloned()
+        .ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
 /// Makes the topic with the broker's defaults. The answer shows it at once, so the client need not ask again.
@@ -105,14 +123,22 @@ async fn create(broker: &Broker, view: &State, name: &str) -> Result<Arc<Topic>,
     let command = plan(&broker.config, view, name)?;
     match broker.propose(command).await.map_err(Refusal::from) {
         // Somebody else was faster: then it is there all the same.
-        Ok(_) | Err(Refusal { error: ErrorCode::TopicAlreadyExists, .. }) => {}
+        Ok(_)
+        | Err(Refusal {
+            error: ErrorCode::TopicAlreadyExists,
+            ..
+        }) => {}
         Err(refusal) => {
             tracing::warn!(topic = name, error = %refusal.error, "topic was not created automatically");
             return Err(ErrorCode::LeaderNotAvailable);
         }
     }
     tracing::info!(topic = name, "topic created because a client asked for it");
-    broker.view().topic_named(name).cloned().ok_or(ErrorCode::LeaderNotAvailable)
+    broker
+        .view()
+        .topic_named(name)
+        .cloned()
+        .ok_or(ErrorCode::LeaderNotAvailable)
 }
 
 fn plan(config: &Config, view: &State, name: &str) -> Result<Command, ErrorCode> {
@@ -149,14 +175,22 @@ fn known(view: &State, topic: &Topic) -> MetadataResponseTopic {
 fn unknown(asked: &MetadataRequestTopic, error: ErrorCode) -> MetadataResponseTopic {
     MetadataResponseTopic {
         error_code: error.code(),
-        name: asked.name.clone().or_else(|| asked.topic_id.is_nil().then(StrBytes::new)),
+        name: asked
+            .name
+            .clone()
+            .or_else(|| asked.topic_id.is_nil().then(StrBytes::new)),
         topic_id: asked.topic_id,
         ..Default::default()
     }
 }
 
 fn broker_answer(node: Node) -> MetadataResponseBroker {
-    MetadataResponseBroker { node_id: node.id.value(), host: node.host, port: node.port, rack: node.rack }
+    MetadataResponseBroker {
+        node_id: node.id.value(),
+        host: node.host,
+        port: node.port,
+        rack: node.rack,
+    }
 }
 
 #[cfg(test)]
@@ -166,11 +200,17 @@ mod tests {
     use uuid::Uuid;
 
     fn by_name(name: &str) -> MetadataRequestTopic {
-        MetadataRequestTopic { name: Some(text(name)), topic_id: Uuid::nil() }
+        MetadataRequestTopic {
+            name: Some(text(name)),
+            topic_id: Uuid::nil(),
+        }
     }
 
     fn request(topics: Option<Vec<MetadataRequestTopic>>) -> MetadataRequest {
-        MetadataRequest { topics, ..Default::default() }
+        MetadataRequest {
+            topics,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -203,7 +243,11 @@ mod tests {
             (9, by_name("a b"), ErrorCode::InvalidTopicException),
             (9, by_name(""), ErrorCode::InvalidTopicException),
         ] {
-            assert_eq!(find(&view, version, &asked).unwrap_err(), error, "{version} {asked:?}");
+            assert_eq!(
+                find(&view, version, &asked).unwrap_err(),
+                error,
+                "{version} {asked:?}"
+            );
         }
     }
 
@@ -221,9 +265,18 @@ mod tests {
         let more_replicas = config(&[("default.replication.factor", "3")]);
         let view = with_topic("a.b", 1);
 
-        assert_eq!(plan(&config(&[]), &view, "a_b"), Err(ErrorCode::InvalidTopicException));
-        assert_eq!(plan(&more_replicas, &view, "orders"), Err(ErrorCode::InvalidReplicationFactor));
-        assert_eq!(plan(&config(&[]), &view, "__consumer_offsets"), Err(ErrorCode::UnknownTopicOrPartition));
+        assert_eq!(
+            plan(&config(&[]), &view, "a_b"),
+            Err(ErrorCode::InvalidTopicException)
+        );
+        assert_eq!(
+            plan(&more_replicas, &view, "orders"),
+            Err(ErrorCode::InvalidReplicationFactor)
+        );
+        assert_eq!(
+            plan(&config(&[]), &view, "__consumer_offsets"),
+            Err(ErrorCode::UnknownTopicOrPartition)
+        );
     }
 
     #[test]

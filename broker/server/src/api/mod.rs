@@ -99,9 +99,24 @@ impl Request {
     /// Reads the header of a frame.
     pub(crate) fn parse(mut frame: Bytes, connection: &Connected) -> Result<Self, Closed> {
         let header = wire::decode_header(&mut frame)?;
-        let Connected { listener, peer, number } = *connection;
-        let caller = Caller { version: header.version, client_id: header.client_id, listener, peer, connection: number };
-        Ok(Self { api: header.api_key, correlation_id: header.correlation_id, caller, body: frame })
+        let Connected {
+            listener,
+            peer,
+            number,
+        } = *connection;
+        let caller = Caller {
+            version: header.version,
+            client_id: header.client_id,
+            listener,
+            peer,
+            connection: number,
+        };
+        Ok(Self {
+            api: header.api_key,
+            correlation_id: header.correlation_id,
+            caller,
+            body: frame,
+        })
     }
 
     /// Produce requests may wait for their acknowledgement side by side.
@@ -121,14 +136,17 @@ impl Request {
         broker.metrics.request(self.api);
         macro_rules! answer {
             ($api:ident) => {
-                self.answer(async |caller, request| $api::handle(broker, caller, request).await).await
+                self.answer(async |caller, request| $api::handle(broker, caller, request).await)
+                    .await
             };
         }
         match self.api {
             // A version we do not speak is answered as version 0, which every client can read.
-            Api::ApiVersions if !self.api.accepts(self.caller.version) => {
-                Ok(wire::encode_response(self.correlation_id, 0, &api_versions::unsupported()))
-            }
+            Api::ApiVersions if !self.api.accepts(self.caller.version) => Ok(wire::encode_response(
+                self.correlation_id,
+                0,
+                &api_versions::unsupported(),
+            )),
             Api::ApiVersions => answer!(api_versions),
             Api::AlterConfigs => answer!(alter_configs),
             Api::CreatePartitions => answer!(create_partitions),
@@ -170,6 +188,10 @@ impl Request {
     ) -> Result<Vec<Part>, Closed> {
         let request = wire::decode_request::<Q>(&mut self.body, self.caller.version)?;
         let answer = handle(&self.caller, request).await;
-        Ok(wire::encode_response(self.correlation_id, self.caller.version, &answer))
+        Ok(wire::encode_response(
+            self.correlation_id,
+            self.caller.version,
+            &answer,
+        ))
     }
 }

@@ -32,14 +32,25 @@ pub(super) fn placed(
 ) -> Result<CreateTopic, Refusal> {
     let name = free_name(view, name)?;
     let partitions = shape.partitions.unwrap_or(config.partitions_default);
-    let replicas = shape.replication_factor.unwrap_or(config.replication_factor_default);
+    let replicas = shape
+        .replication_factor
+        .unwrap_or(config.replication_factor_default);
     if partitions <= 0 {
         let message = "Number of partitions was set to an invalid non-positive value.";
         return Err(Refusal::new(ErrorCode::InvalidPartitions, message));
     }
     let topic_id = TopicId::new(Uuid::new_v4());
     let assignments = place(view, partitions, i32::from(replicas), topic_id)?;
-    checked(config, view, CreateTopic { name, topic_id, assignments, configs })
+    checked(
+        config,
+        view,
+        CreateTopic {
+            name,
+            topic_id,
+            assignments,
+            configs,
+        },
+    )
 }
 
 /// A topic whose replicas were chosen by the client.
@@ -52,7 +63,16 @@ pub(super) fn assigned(
 ) -> Result<CreateTopic, Refusal> {
     let name = free_name(view, name)?;
     let topic_id = TopicId::new(Uuid::new_v4());
-    checked(config, view, CreateTopic { name, topic_id, assignments, configs })
+    checked(
+        config,
+        view,
+        CreateTopic {
+            name,
+            topic_id,
+            assignments,
+            configs,
+        },
+    )
 }
 
 /// The replicas of one partition as a client names them; whether the brokers exist, metadata says.
@@ -63,7 +83,9 @@ pub(super) fn named(broker_ids: &[i32]) -> Result<Vec<BrokerId>, Refusal> {
     }
     for (at, broker) in broker_ids.iter().enumerate() {
         if broker_ids[..at].contains(broker) {
-            return refused(format!("The manual partition assignment includes the broker {broker} more than once."));
+            return refused(format!(
+                "The manual partition assignment includes the broker {broker} more than once."
+            ));
         }
     }
     Ok(broker_ids.iter().map(|id| BrokerId::new(*id)).collect())
@@ -76,7 +98,10 @@ pub(super) fn place(
     replication_factor: i32,
     topic: TopicId,
 ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-    let Some(count) = usize::try_from(partitions).ok().filter(|_| partitions <= PARTITIONS_MAX) else {
+    let Some(count) = usize::try_from(partitions)
+        .ok()
+        .filter(|_| partitions <= PARTITIONS_MAX)
+    else {
         return Err(Refusal::new(
             ErrorCode::PolicyViolation,
             "Excessively large number of partitions per request.",
@@ -85,13 +110,20 @@ pub(super) fn place(
     let replicas = usize::try_from(replication_factor).unwrap_or(0);
     // Any number that differs from topic to topic; ids are random.
     let start = topic.uuid().as_u64_pair().0 >> 1;
-    Ok(placement::place(view, count, replicas, usize::try_from(start).unwrap_or_default())?)
+    Ok(placement::place(
+        view,
+        count,
+        replicas,
+        usize::try_from(start).unwrap_or_default(),
+    )?)
 }
 
 fn free_name(view: &State, name: &str) -> Result<TopicName, Refusal> {
     let name = topic_name(name)?;
     if name.as_str() == "__cluster_metadata" {
-        return Err(Refusal::invalid_request("Creation of internal topic __cluster_metadata is prohibited."));
+        return Err(Refusal::invalid_request(
+            "Creation of internal topic __cluster_metadata is prohibited.",
+        ));
     }
     if view.topic_named(name.as_str()).is_some() {
         let message = format!("Topic '{name}' already exists.");

@@ -4,11 +4,9 @@ use super::Caller;
 use super::topics::{TopicKey, check_epoch, missing};
 use crate::broker::Broker;
 use crate::wire::ErrorCode;
-use crate::wire::offset_for_leader_epoch::response::{EpochEndOffset, OffsetForLeaderTopicResult};
-use crate::wire::offset_for_leader_epoch::{
-    OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
-};
 use crate::wire::offset_for_leader_epoch::request::OffsetForLeaderPartition;
+use crate::wire::offset_for_leader_epoch::response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use crate::wire::offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 use std::sync::Arc;
 use uuid::Uuid;
 use varve_cluster::controller::Topic;
@@ -21,11 +19,25 @@ pub(super) async fn handle(
 ) -> OffsetForLeaderEpochResponse {
     let view = broker.view();
     let topics = request.topics.into_iter().map(|topic| {
-        let found = TopicKey { name: topic.topic.clone(), id: Uuid::nil() }.find(&view);
-        let partitions = topic.partitions.iter().map(|asked| answer(broker, &found, asked)).collect();
-        OffsetForLeaderTopicResult { topic: topic.topic, partitions, ..Default::default() }
+        let found = TopicKey {
+            name: topic.topic.clone(),
+            id: Uuid::nil(),
+        }
+        .find(&view);
+        let partitions = topic
+            .partitions
+            .iter()
+            .map(|asked| answer(broker, &found, asked))
+            .collect();
+        OffsetForLeaderTopicResult {
+            topic: topic.topic,
+            partitions,
+        }
     });
-    OffsetForLeaderEpochResponse { topics: topics.collect(), ..Default::default() }
+    OffsetForLeaderEpochResponse {
+        topics: topics.collect(),
+        ..Default::default()
+    }
 }
 
 fn answer(
@@ -42,7 +54,6 @@ fn answer(
         partition: asked.partition,
         leader_epoch: epoch,
         end_offset: end,
-        ..Default::default()
     }
 }
 
@@ -52,7 +63,9 @@ fn end_of(
     asked: &OffsetForLeaderPartition,
 ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
     let topic = topic.as_ref().map_err(|code| *code)?;
-    let partition = broker.partition(topic.id, asked.partition).ok_or_else(|| missing(topic, asked.partition))?;
+    let partition = broker
+        .partition(topic.id, asked.partition)
+        .ok_or_else(|| missing(topic, asked.partition))?;
     check_epoch(asked.current_leader_epoch, partition.leader_epoch())?;
     let epoch = LeaderEpoch::new(asked.leader_epoch);
     let found = partition.with_log(|log| log.epochs().end_offset_for(epoch, log.log_end()));

@@ -6,8 +6,8 @@ use crate::broker::Broker;
 use crate::partition::{Accepted, Goal};
 use crate::server::connection::Closed;
 use crate::shard::Shard;
-use crate::wire::produce::response::{PartitionProduceResponse, TopicProduceResponse};
 use crate::wire::produce::request::PartitionProduceData;
+use crate::wire::produce::response::{PartitionProduceResponse, TopicProduceResponse};
 use crate::wire::produce::{ProduceRequest, ProduceResponse};
 use crate::wire::{self, ErrorCode};
 use bytes::Bytes;
@@ -54,12 +54,21 @@ pub(super) fn start(
 ) -> Result<Answer, Closed> {
     let (acks, version) = (request.acks, caller.version);
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let appender = Appender { broker, shard, caller, acks, transactional: request.transactional_id.is_some() };
+    let appender = Appender {
+        broker,
+        shard,
+        caller,
+        acks,
+        transactional: request.transactional_id.is_some(),
+    };
     let outcomes: Vec<TopicOutcome> = request
         .topic_data
         .into_iter()
         .map(|topic| {
-            let key = TopicKey { name: topic.name, id: topic.topic_id };
+            let key = TopicKey {
+                name: topic.name,
+                id: topic.topic_id,
+            };
             let partitions = appender.append_all(&key, topic.partition_data);
             TopicOutcome { key, partitions }
         })
@@ -77,7 +86,10 @@ pub(super) fn start(
 }
 
 fn first_refusal(outcomes: &[TopicOutcome]) -> Option<ErrorCode> {
-    outcomes.iter().flat_map(|topic| &topic.partitions).find_map(|p| p.accepted.as_ref().err().map(|r| r.code))
+    outcomes
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .find_map(|p| p.accepted.as_ref().err().map(|r| r.code))
 }
 
 struct Appender<'a> {
@@ -92,7 +104,10 @@ impl Appender<'_> {
     fn append_all(&self, key: &TopicKey, data: Vec<PartitionProduceData>) -> Vec<PartitionOutcome> {
         let topic = self.admit(key);
         data.into_iter()
-            .map(|data| PartitionOutcome { index: data.index, accepted: self.append(&topic, data) })
+            .map(|data| PartitionOutcome {
+                index: data.index,
+                accepted: self.append(&topic, data),
+            })
             .collect()
     }
 
@@ -111,11 +126,20 @@ impl Appender<'_> {
         Ok(topic)
     }
 
-    fn append(&self, topic: &Result<Arc<Topic>, ErrorCode>, data: PartitionProduceData) -> Result<Accepted, Refused> {
+    fn append(
+        &self,
+        topic: &Result<Arc<Topic>, ErrorCode>,
+        data: PartitionProduceData,
+    ) -> Result<Accepted, Refused> {
         let topic = topic.as_ref().map_err(|code| *code)?;
-        let partition =
-            self.broker.partition(topic.id, data.index).ok_or_else(|| missing(topic, data.index))?;
-        let records = data.records.and_then(wire::Records::into_bytes).unwrap_or_default();
+        let partition = self
+            .broker
+            .partition(topic.id, data.index)
+            .ok_or_else(|| missing(topic, data.index))?;
+        let records = data
+            .records
+            .and_then(wire::Records::into_bytes)
+            .unwrap_or_default();
         let batch = self.check(records)?;
         let goal = match self.acks {
             0 => None,
@@ -125,10 +149,14 @@ impl Appender<'_> {
         if goal == Some(Goal::Committed) && !partition.enough_in_sync() {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
-        let accepted = partition.append(&batch, goal, self.broker.clock.now()).map_err(|e| refused(&e))?;
+        let accepted = partition
+            .append(&batch, goal, self.broker.clock.now())
+            .map_err(|e| refused(&e))?;
         if !accepted.appended.is_duplicate {
             self.shard.touch(&partition);
-            self.broker.metrics.produced(batch.bytes().len(), batch.header().record_count);
+            self.broker
+                .metrics
+                .produced(batch.bytes().len(), batch.header().record_count);
         }
         Ok(accepted)
     }
@@ -139,11 +167,14 @@ impl Appender<'_> {
             let code = match error {
                 BatchError::Corrupt(_) => ErrorCode::CorruptMessage,
                 BatchError::UnsupportedCodec => ErrorCode::UnsupportedCompressionType,
-                BatchError::Invalid(_) | BatchError::UnsupportedMagic(_) | BatchError::TooLargeOpened { .. } => {
-                    ErrorCode::InvalidRecord
-                }
+                BatchError::Invalid(_)
+                | BatchError::UnsupportedMagic(_)
+                | BatchError::TooLargeOpened { .. } => ErrorCode::InvalidRecord,
             };
-            Refused { code, message: Some(StrBytes::from_string(error.to_string())) }
+            Refused {
+                code,
+                message: Some(StrBytes::from_string(error.to_string())),
+            }
         })?;
         if batch.header().codec() == Some(Codec::Zstd) && self.caller.version < ZSTD_SINCE {
             return Err(ErrorCode::UnsupportedCompressionType.into());
@@ -165,7 +196,10 @@ fn refused(error: &AppendError) -> Refused {
         AppendError::StaleEpoch { .. } | AppendError::BeforeLogEnd { .. } => ErrorCode::NotLeaderOrFollower,
         AppendError::Storage => ErrorCode::KafkaStorageError,
     };
-    Refused { code, message: Some(StrBytes::from_string(error.to_string())) }
+    Refused {
+        code,
+        message: Some(StrBytes::from_string(error.to_string())),
+    }
 }
 
 /// Waits for every acknowledgement, at most until the request's own deadline.
@@ -180,14 +214,19 @@ async fn settle(outcomes: Vec<TopicOutcome>, deadline: Instant) -> ProduceRespon
             name: topic.key.name,
             topic_id: topic.key.id,
             partition_responses: partitions,
-            ..Default::default()
         });
     }
-    ProduceResponse { responses, ..Default::default() }
+    ProduceResponse {
+        responses,
+        ..Default::default()
+    }
 }
 
 async fn settle_one(outcome: PartitionOutcome, deadline: Instant) -> PartitionProduceResponse {
-    let answer = PartitionProduceResponse { index: outcome.index, ..Default::default() };
+    let answer = PartitionProduceResponse {
+        index: outcome.index,
+        ..Default::default()
+    };
     let accepted = match outcome.accepted {
         Ok(accepted) => accepted,
         Err(refused) => {

@@ -1,10 +1,10 @@
 //! Why an administrative request is refused: Kafka's error code for it, and words for whoever asked.
 
 use kafka_protocol::protocol::StrBytes;
-use varve_cluster::{TopicName, TopicNameError};
 use varve_cluster::controller::placement::PlacementError;
 use varve_cluster::controller::{Command, Rejected, State};
 use varve_cluster::topic_config::ConfigError;
+use varve_cluster::{TopicName, TopicNameError};
 
 use crate::metadata::ProposeError;
 use crate::wire::ErrorCode;
@@ -17,7 +17,10 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(error: ErrorCode, message: impl Into<String>) -> Self {
-        Self { error, message: message.into() }
+        Self {
+            error,
+            message: message.into(),
+        }
     }
 
     pub(super) fn invalid_request(message: impl Into<String>) -> Self {
@@ -44,12 +47,17 @@ pub(super) fn topic_name(name: &str) -> Result<TopicName, Refusal> {
         let reason = match error {
             TopicNameError::Empty => "the empty string is not allowed".to_owned(),
             TopicNameError::Reserved => format!("'{name}' is not allowed"),
-            TopicNameError::TooLong => format!("the length of '{name}' is longer than the max allowed length 249"),
+            TopicNameError::TooLong => {
+                format!("the length of '{name}' is longer than the max allowed length 249")
+            }
             TopicNameError::Characters => format!(
                 "'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
             ),
         };
-        Refusal::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {reason}"))
+        Refusal::new(
+            ErrorCode::InvalidTopicException,
+            format!("Topic name is invalid: {reason}"),
+        )
     })
 }
 

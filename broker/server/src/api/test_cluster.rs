@@ -34,7 +34,9 @@ pub(super) fn alone() -> State {
     let Ok(Outcome::Registered(epoch)) = state.apply(1, &Command::RegisterBroker(register)) else {
         panic!("the first broker can register")
     };
-    state.apply(2, &Command::UnfenceBroker { broker: ME, epoch }).unwrap();
+    state
+        .apply(2, &Command::UnfenceBroker { broker: ME, epoch })
+        .unwrap();
     state
 }
 
@@ -51,9 +53,17 @@ pub(super) fn add_topic(state: &mut State, name: &str, partitions: usize) {
         assignments: vec![vec![ME]; partitions],
         configs: Overrides::new(),
     };
-    state.apply(state.applied + 1, &Command::CreateTopic(create)).unwrap();
+    state
+        .apply(state.applied + 1, &Command::CreateTopic(create))
+        .unwrap();
 }
 
 pub(super) fn caller(version: i16) -> Caller {
-    Caller { version, client_id: None, listener: 0, peer: ([127, 0, 0, 1], 50_000).into(), connection: 1 }
+    Caller {
+        version,
+        client_id: None,
+        listener: 0,
+        peer: ([127, 0, 0, 1], 50_000).into(),
+        connection: 1,
+    }
 }

@@ -20,9 +20,14 @@ impl TopicKey {
     /// The topic, or the error Kafka has for this way of naming it: 3 for a name, 100 for an id (KIP-516).
     pub(super) fn find(&self, view: &State) -> Result<Arc<Topic>, ErrorCode> {
         if self.name.is_empty() && !self.id.is_nil() {
-            return view.topic(TopicId::new(self.id)).cloned().ok_or(ErrorCode::UnknownTopicId);
+            return view
+                .topic(TopicId::new(self.id))
+                .cloned()
+                .ok_or(ErrorCode::UnknownTopicId);
         }
-        view.topic_named(&self.name).cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+        view.topic_named(&self.name)
+            .cloned()
+            .ok_or(ErrorCode::UnknownTopicOrPartition)
     }
 }
 

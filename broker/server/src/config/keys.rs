@@ -30,50 +30,245 @@ pub enum Kind {
 }
 
 const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc: &'static str) -> Key {
-    Key { name, kind, default, doc }
+    Key {
+        name,
+        kind,
+        default,
+        doc,
+    }
 }
 
 /// Every broker key with an effect, in the order of `docs/configuration.md`.
 pub const KEYS: &[Key] = &[
-    key("process.roles", Kind::List, Some("broker,controller"), "What this process is. One node is both: `broker,controller`."),
-    key("node.id", Kind::Int, Some("1"), "This node's number in the cluster; written into the data directory and never changed."),
-    key("listeners", Kind::List, Some("PLAINTEXT://127.0.0.1:9092"), "Addresses to accept on, NAME://host:port. An empty host means every address. A listener named in `controller.listener.names` is not opened: one node has no peers."),
-    key("advertised.listeners", Kind::List, None, "Addresses clients are told to connect to; `listeners` if absent. Needed when a listener has an empty host or 0.0.0.0."),
-    key("listener.security.protocol.map", Kind::List, Some("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"), "Which protocol each listener name speaks; only PLAINTEXT exists so far."),
-    key("controller.listener.names", Kind::List, Some("CONTROLLER"), "Names of the listeners that belong to the metadata quorum."),
-    key("controller.quorum.voters", Kind::List, None, "id@host:port of the quorum's voters; on one node it may only name this node."),
-    key("controller.quorum.bootstrap.servers", Kind::List, None, "Where the quorum can be found; on one node it may only name this node's controller listener."),
-    key("inter.broker.listener.name", Kind::String, None, "The listener brokers use among themselves; must be one of `listeners`."),
+    key(
+        "process.roles",
+        Kind::List,
+        Some("broker,controller"),
+        "What this process is. One node is both: `broker,controller`.",
+    ),
+    key(
+        "node.id",
+        Kind::Int,
+        Some("1"),
+        "This node's number in the cluster; written into the data directory and never changed.",
+    ),
+    key(
+        "listeners",
+        Kind::List,
+        Some("PLAINTEXT://127.0.0.1:9092"),
+        "Addresses to accept on, NAME://host:port. An empty host means every address. A listener named in `controller.listener.names` is not opened: one node has no peers.",
+    ),
+    key(
+        "advertised.listeners",
+        Kind::List,
+        None,
+        "Addresses clients are told to connect to; `listeners` if absent. Needed when a listener has an empty host or 0.0.0.0.",
+    ),
+    key(
+        "listener.security.protocol.map",
+        Kind::List,
+        Some("PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"),
+        "Which protocol each listener name speaks; only PLAINTEXT exists so far.",
+    ),
+    key(
+        "controller.listener.names",
+        Kind::List,
+        Some("CONTROLLER"),
+        "Names of the listeners that belong to the metadata quorum.",
+    ),
+    key(
+        "controller.quorum.voters",
+        Kind::List,
+        None,
+        "id@host:port of the quorum's voters; on one node it may only name this node.",
+    ),
+    key(
+        "controller.quorum.bootstrap.servers",
+        Kind::List,
+        None,
+        "Where the quorum can be found; on one node it may only name this node's controller listener.",
+    ),
+    key(
+        "inter.broker.listener.name",
+        Kind::String,
+        None,
+        "The listener brokers use among themselves; must be one of `listeners`.",
+    ),
     key("broker.rack", Kind::String, None, "The rack told to clients."),
-    key("log.dirs", Kind::List, Some("/tmp/varve-logs"), "Directories for partitions, comma-separated; a new partition goes to the one with the fewest."),
-    key("log.dir", Kind::String, None, "The same for one directory; `log.dirs` wins."),
-    key("num.network.threads", Kind::Int, None, "Data-plane threads, each pinned to a core with its own runtime; the number of cores if absent."),
-    key("num.partitions", Kind::Int, Some("1"), "Partitions of a topic created without a number."),
-    key("default.replication.factor", Kind::Int, Some("1"), "Replicas of a topic created without a number."),
-    key("auto.create.topics.enable", Kind::Boolean, Some("true"), "Create a topic the first time a client that allows it asks for its metadata."),
-    key("delete.topic.enable", Kind::Boolean, Some("true"), "Whether DeleteTopics is answered."),
-    key("socket.request.max.bytes", Kind::Int, Some("104857600"), "Largest request; a larger one closes the connection."),
-    key("fetch.max.bytes", Kind::Int, Some("57671680"), "Most record bytes in one fetch answer, whatever the client asks."),
-    key("connections.max.idle.ms", Kind::Long, Some("600000"), "A connection silent for so long is closed."),
-    key("log.retention.check.interval.ms", Kind::Long, Some("300000"), "How often retention looks for segments to drop, in the bucket and on local disk."),
-    key("offsets.topic.num.partitions", Kind::Int, Some("50"), "Partitions of __consumer_offsets, fixed when it is created."),
-    key("offsets.topic.replication.factor", Kind::Int, Some("1"), "Replicas of __consumer_offsets."),
-    key("offsets.retention.minutes", Kind::Int, Some("10080"), "How long offsets of an empty group are kept (KIP-211)."),
-    key("offsets.retention.check.interval.ms", Kind::Long, Some("600000"), "How often expired offsets are looked for."),
-    key("group.initial.rebalance.delay.ms", Kind::Int, Some("3000"), "How long the first rebalance of an empty group waits for more members."),
-    key("group.min.session.timeout.ms", Kind::Int, Some("6000"), "Shortest session a member may ask for."),
-    key("group.max.session.timeout.ms", Kind::Int, Some("1800000"), "Longest session a member may ask for."),
-    key("group.max.size", Kind::Int, Some("2147483647"), "Most members of a group."),
-    key("producer.id.expiration.ms", Kind::Int, Some("86400000"), "How long the state of a silent idempotent producer is kept."),
-    key("varve.flush", Kind::String, Some("os"), "When a produce request counts as written. `os`: the write reached the page cache (Apache Kafka's own durability: survives the process, not the power). `group`: it is on stable storage; one sync is in flight, the next group forms behind it."),
-    key("varve.bucket", Kind::String, None, "Where history lives: `s3://name/prefix` or `file:///path`. Absent: no tiering, no tables."),
-    key("varve.bucket.endpoint", Kind::String, None, "URL of an S3-compatible server; AWS_ENDPOINT_URL or AWS itself if absent."),
-    key("varve.bucket.region", Kind::String, None, "Region; AWS_REGION or the profile's if absent, then us-east-1."),
-    key("varve.bucket.path.style", Kind::Boolean, None, "Bucket in the path rather than in the host name. If absent: true with an endpoint, false with AWS itself."),
-    key("varve.cache.memory.bytes", Kind::Long, Some("134217728"), "Memory for chunks read from the bucket."),
-    key("varve.cache.disk.bytes", Kind::Long, Some("0"), "Local disk for chunks that are read again; 0 for none."),
-    key("varve.cache.dir", Kind::String, None, "Where the disk cache lives; `varve-cache` in the first log directory if absent."),
-    key("varve.http.listener", Kind::String, Some("127.0.0.1:9644"), "host:port of /metrics, /health/live, /health/ready and /tier; `none` turns it off."),
+    key(
+        "log.dirs",
+        Kind::List,
+        Some("/tmp/varve-logs"),
+        "Directories for partitions, comma-separated; a new partition goes to the one with the fewest.",
+    ),
+    key(
+        "log.dir",
+        Kind::String,
+        None,
+        "The same for one directory; `log.dirs` wins.",
+    ),
+    key(
+        "num.network.threads",
+        Kind::Int,
+        None,
+        "Data-plane threads, each pinned to a core with its own runtime; the number of cores if absent.",
+    ),
+    key(
+        "num.partitions",
+        Kind::Int,
+        Some("1"),
+        "Partitions of a topic created without a number.",
+    ),
+    key(
+        "default.replication.factor",
+        Kind::Int,
+        Some("1"),
+        "Replicas of a topic created without a number.",
+    ),
+    key(
+        "auto.create.topics.enable",
+        Kind::Boolean,
+        Some("true"),
+        "Create a topic the first time a client that allows it asks for its metadata.",
+    ),
+    key(
+        "delete.topic.enable",
+        Kind::Boolean,
+        Some("true"),
+        "Whether DeleteTopics is answered.",
+    ),
+    key(
+        "socket.request.max.bytes",
+        Kind::Int,
+        Some("104857600"),
+        "Largest request; a larger one closes the connection.",
+    ),
+    key(
+        "fetch.max.bytes",
+        Kind::Int,
+        Some("57671680"),
+        "Most record bytes in one fetch answer, whatever the client asks.",
+    ),
+    key(
+        "connections.max.idle.ms",
+        Kind::Long,
+        Some("600000"),
+        "A connection silent for so long is closed.",
+    ),
+    key(
+        "log.retention.check.interval.ms",
+        Kind::Long,
+        Some("300000"),
+        "How often retention looks for segments to drop, in the bucket and on local disk.",
+    ),
+    key(
+        "offsets.topic.num.partitions",
+        Kind::Int,
+        Some("50"),
+        "Partitions of __consumer_offsets, fixed when it is created.",
+    ),
+    key(
+        "offsets.topic.replication.factor",
+        Kind::Int,
+        Some("1"),
+        "Replicas of __consumer_offsets.",
+    ),
+    key(
+        "offsets.retention.minutes",
+        Kind::Int,
+        Some("10080"),
+        "How long offsets of an empty group are kept (KIP-211).",
+    ),
+    key(
+        "offsets.retention.check.interval.ms",
+        Kind::Long,
+        Some("600000"),
+        "How often expired offsets are looked for.",
+    ),
+    key(
+        "group.initial.rebalance.delay.ms",
+        Kind::Int,
+        Some("3000"),
+        "How long the first rebalance of an empty group waits for more members.",
+    ),
+    key(
+        "group.min.session.timeout.ms",
+        Kind::Int,
+        Some("6000"),
+        "Shortest session a member may ask for.",
+    ),
+    key(
+        "group.max.session.timeout.ms",
+        Kind::Int,
+        Some("1800000"),
+        "Longest session a member may ask for.",
+    ),
+    key(
+        "group.max.size",
+        Kind::Int,
+        Some("2147483647"),
+        "Most members of a group.",
+    ),
+    key(
+        "producer.id.expiration.ms",
+        Kind::Int,
+        Some("86400000"),
+        "How long the state of a silent idempotent producer is kept.",
+    ),
+    key(
+        "varve.flush",
+        Kind::String,
+        Some("os"),
+        "When a produce request counts as written. `os`: the write reached the page cache (Apache Kafka's own durability: survives the process, not the power). `group`: it is on stable storage; one sync is in flight, the next group forms behind it.",
+    ),
+    key(
+        "varve.bucket",
+        Kind::String,
+        None,
+        "Where history lives: `s3://name/prefix` or `file:///path`. Absent: no tiering, no tables.",
+    ),
+    key(
+        "varve.bucket.endpoint",
+        Kind::String,
+        None,
+        "URL of an S3-compatible server; AWS_ENDPOINT_URL or AWS itself if absent.",
+    ),
+    key(
+        "varve.bucket.region",
+        Kind::String,
+        None,
+        "Region; AWS_REGION or the profile's if absent, then us-east-1.",
+    ),
+    key(
+        "varve.bucket.path.style",
+        Kind::Boolean,
+        None,
+        "Bucket in the path rather than in the host name. If absent: true with an endpoint, false with AWS itself.",
+    ),
+    key(
+        "varve.cache.memory.bytes",
+        Kind::Long,
+        Some("134217728"),
+        "Memory for chunks read from the bucket.",
+    ),
+    key(
+        "varve.cache.disk.bytes",
+        Kind::Long,
+        Some("0"),
+        "Local disk for chunks that are read again; 0 for none.",
+    ),
+    key(
+        "varve.cache.dir",
+        Kind::String,
+        None,
+        "Where the disk cache lives; `varve-cache` in the first log directory if absent.",
+    ),
+    key(
+        "varve.http.listener",
+        Kind::String,
+        Some("127.0.0.1:9644"),
+        "host:port of /metrics, /health/live, /health/ready and /tier; `none` turns it off.",
+    ),
 ];
 
 /// Finds a key by name.
@@ -83,6 +278,14 @@ pub fn find(name: &str) -> Option<&'static Key> {
 
 /// The environment variable that sets a key: Kafka's images use `KAFKA_` with dots as underscores; ours are just upper case.
 pub fn environment_name(name: &str) -> String {
-    let upper = name.replace('_', "__").replace('-', "___").replace('.', "_").to_uppercase();
-    if name.starts_with("varve.") { upper } else { format!("KAFKA_{upper}") }
+    let upper = name
+        .replace('_', "__")
+        .replace('-', "___")
+        .replace('.', "_")
+        .to_uppercase();
+    if name.starts_with("varve.") {
+        upper
+    } else {
+        format!("KAFKA_{upper}")
+    }
 }

@@ -23,7 +23,9 @@ pub enum ConfigError {
     #[error("not a key=value line: write KEY=VALUE. where={0}")]
     NotAProperty(String),
     /// A key nobody knows, or one that would have no effect.
-    #[error("unknown configuration key, or one without effect in Varve: remove it or correct its name. key={0}")]
+    #[error(
+        "unknown configuration key, or one without effect in Varve: remove it or correct its name. key={0}"
+    )]
     UnknownKey(String),
     /// A value that the key cannot take.
     #[error("bad value: {reason}. key={key}, value={value}")]
@@ -136,7 +138,8 @@ impl Config {
     pub fn load(file: Option<&Path>, flags: &[String]) -> Result<Self, ConfigError> {
         let mut given = BTreeMap::new();
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path).map_err(|e| ConfigError::Unreadable(path.to_owned(), e))?;
+            let text =
+                std::fs::read_to_string(path).map_err(|e| ConfigError::Unreadable(path.to_owned(), e))?;
             given.extend(parse_properties(&text, &path.display().to_string())?);
         }
         given.extend(from_environment(&|name| std::env::var(name).ok()));
@@ -149,7 +152,12 @@ impl Config {
 
     /// From pairs alone: no file, no environment.
     pub fn from_properties(pairs: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        Self::from_given(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+        Self::from_given(
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        )
     }
 
     fn from_given(given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
@@ -197,7 +205,9 @@ impl Config {
             bucket: bucket_settings(&read)?,
             cache_memory_bytes: read.at_least("varve.cache.memory.bytes", 0)?,
             cache_disk_bytes: read.at_least("varve.cache.disk.bytes", 0)?,
-            cache_dir: given.get("varve.cache.dir").map_or_else(|| first_dir.join("varve-cache"), PathBuf::from),
+            cache_dir: given
+                .get("varve.cache.dir")
+                .map_or_else(|| first_dir.join("varve-cache"), PathBuf::from),
             http_listener: Some(read.text("varve.http.listener")).filter(|listener| listener != "none"),
             given,
         })
@@ -222,7 +232,11 @@ fn check_roles(read: &Reader<'_>) -> Result<(), ConfigError> {
     if roles == ["broker", "controller"] {
         return Ok(());
     }
-    Err(bad("process.roles", &text, "one node is both: write broker,controller"))
+    Err(bad(
+        "process.roles",
+        &text,
+        "one node is both: write broker,controller",
+    ))
 }
 
 fn group_settings(read: &Reader<'_>) -> Result<GroupSettings, ConfigError> {
@@ -240,7 +254,9 @@ fn group_settings(read: &Reader<'_>) -> Result<GroupSettings, ConfigError> {
 }
 
 fn bucket_settings(read: &Reader<'_>) -> Result<Option<BucketSettings>, ConfigError> {
-    let Some(url) = read.0.get("varve.bucket") else { return Ok(None) };
+    let Some(url) = read.0.get("varve.bucket") else {
+        return Ok(None);
+    };
     if !url.starts_with("s3://") && !url.starts_with("file:///") {
         return Err(bad("varve.bucket", url, "write s3://name/prefix or file:///path"));
     }
@@ -264,16 +280,26 @@ impl Reader<'_> {
     }
 
     pub(crate) fn text(&self, key: &str) -> String {
-        let default = || keys::find(key).and_then(|k| k.default).unwrap_or_default().to_owned();
+        let default = || {
+            keys::find(key)
+                .and_then(|k| k.default)
+                .unwrap_or_default()
+                .to_owned()
+        };
         self.0.get(key).cloned().unwrap_or_else(default)
     }
 
     fn get<T: FromStr>(&self, key: &str) -> Result<T, ConfigError> {
         let text = self.text(key);
-        text.parse().map_err(|_: T::Err| bad(key, &text, &format!("write a {}", kind_name(key))))
+        text.parse()
+            .map_err(|_unparsable: T::Err| bad(key, &text, &format!("write a {}", kind_name(key))))
     }
 
-    fn at_least<T: FromStr + PartialOrd + std::fmt::Display>(&self, key: &str, min: T) -> Result<T, ConfigError> {
+    fn at_least<T: FromStr + PartialOrd + std::fmt::Display>(
+        &self,
+        key: &str,
+        min: T,
+    ) -> Result<T, ConfigError> {
         let value = self.get(key)?;
         if value < min {
             return Err(bad(key, &self.text(key), &format!("must be at least {min}")));
@@ -295,12 +321,20 @@ fn kind_name(key: &str) -> &'static str {
 }
 
 pub(crate) fn bad(key: &str, value: &str, reason: &str) -> ConfigError {
-    ConfigError::BadValue { key: key.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
+    ConfigError::BadValue {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 /// Comma-separated, trimmed, without empty parts.
 pub(crate) fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Java's properties format as far as `server.properties` uses it: comments with # or !, `key=value` or `key: value`,
@@ -334,7 +368,9 @@ fn property(line: &str) -> Option<(String, String)> {
 fn from_environment(lookup: &dyn Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
     let topic_defaults = varve_cluster::topic_config::broker_default_keys();
     let names = keys::KEYS.iter().map(|key| key.name).chain(topic_defaults);
-    names.filter_map(|name| Some((name.to_owned(), lookup(&keys::environment_name(name))?))).collect()
+    names
+        .filter_map(|name| Some((name.to_owned(), lookup(&keys::environment_name(name))?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -350,7 +386,10 @@ mod tests {
         assert_eq!(config.node_id, 7);
         assert_eq!(config.listeners.len(), 1);
         assert_eq!(config.advertised[0].port, 9092);
-        assert_eq!(config.log_dirs, [PathBuf::from("/data/a"), PathBuf::from("/data/b")]);
+        assert_eq!(
+            config.log_dirs,
+            [PathBuf::from("/data/a"), PathBuf::from("/data/b")]
+        );
     }
 
     #[test]
@@ -361,9 +400,13 @@ mod tests {
 
     #[test]
     fn a_bad_value_names_key_and_value() {
-        for (key, value) in
-            [("num.partitions", "many"), ("varve.flush", "sometimes"), ("varve.bucket", "gs://x"), ("node.id", "-4"), ("process.roles", "broker")]
-        {
+        for (key, value) in [
+            ("num.partitions", "many"),
+            ("varve.flush", "sometimes"),
+            ("varve.bucket", "gs://x"),
+            ("node.id", "-4"),
+            ("process.roles", "broker"),
+        ] {
             let error = Config::from_properties(&[(key, value)]).unwrap_err().to_string();
             assert!(error.contains(key) && error.contains(value), "{error}");
         }

@@ -9,13 +9,16 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeGroupsRequest, FindCoordinatorRequest,
-    GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest,
-    OffsetCommitRequest, OffsetFetchRequest, RequestHeader, ResponseHeader, SyncGroupRequest, TopicName,
+    CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeGroupsRequest,
+    FindCoordinatorRequest, GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse,
+    LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest, RequestHeader,
+    ResponseHeader, SyncGroupRequest, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 
@@ -45,7 +48,9 @@ fn start(dir: &Path) -> Node {
         match Node::start(Config::from_properties(&pairs).unwrap()) {
             Ok(node) => return node,
             // The directory's lock goes with the last thread of the node before.
-            Err(error) if error.to_string().contains("in use") && begun.elapsed() < Duration::from_secs(10) => {
+            Err(error)
+                if error.to_string().contains("in use") && begun.elapsed() < Duration::from_secs(10) =>
+            {
                 std::thread::yield_now();
             }
             Err(error) => panic!("{error:#}"),
@@ -74,7 +79,9 @@ impl Client {
             .with_client_id(Some(text("test")));
         header.encode(&mut body, R::header_version(version)).unwrap();
         request.encode(&mut body, version).unwrap();
-        self.0.write_all(&u32::try_from(body.len()).unwrap().to_be_bytes()).unwrap();
+        self.0
+            .write_all(&u32::try_from(body.len()).unwrap().to_be_bytes())
+            .unwrap();
         self.0.write_all(&body).unwrap();
     }
 
@@ -94,15 +101,27 @@ impl Client {
     }
 
     /// Asks again while the coordinator is being found or loaded, as clients do.
-    fn patiently<R: Request>(&mut self, version: i16, request: &R, code: impl Fn(&R::Response) -> i16) -> R::Response {
+    fn patiently<R: Request>(
+        &mut self,
+        version: i16,
+        request: &R,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> R::Response {
         let begun = Instant::now();
         loop {
             let answer = self.call(version, request);
-            let wait = [ErrorCode::CoordinatorLoadInProgress, ErrorCode::CoordinatorNotAvailable].map(ErrorCode::code);
+            let wait = [
+                ErrorCode::CoordinatorLoadInProgress,
+                ErrorCode::CoordinatorNotAvailable,
+            ]
+            .map(ErrorCode::code);
             if !wait.contains(&code(&answer)) {
                 return answer;
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "the coordinator does not get ready");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "the coordinator does not get ready"
+            );
             std::thread::yield_now();
         }
     }
@@ -112,14 +131,25 @@ impl Client {
             .with_name(TopicName(text("orders")))
             .with_num_partitions(2)
             .with_replication_factor(1);
-        let answer = self.call(5, &CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(5_000));
+        let answer = self.call(
+            5,
+            &CreateTopicsRequest::default()
+                .with_topics(vec![topic])
+                .with_timeout_ms(5_000),
+        );
         assert_eq!(answer.topics[0].error_code, 0);
     }
 
     fn find(&mut self) {
         let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text("readers")]);
         let answer = self.call(4, &request);
-        assert_eq!((answer.coordinators[0].error_code, answer.coordinators[0].node_id.0), (0, 1));
+        assert_eq!(
+            (
+                answer.coordinators[0].error_code,
+                answer.coordinators[0].node_id.0
+            ),
+            (0, 1)
+        );
     }
 
     /// Joins as a new member, whichever way the version has it.
@@ -137,8 +167,9 @@ impl Client {
             .with_partition_index(1)
             .with_committed_offset(offset)
             .with_committed_metadata(Some(text("note")));
-        let topic =
-            OffsetCommitRequestTopic::default().with_name(TopicName(text("orders"))).with_partitions(vec![partition]);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(TopicName(text("orders")))
+            .with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(group())
             .with_member_id(text(member))
@@ -150,9 +181,12 @@ impl Client {
 
     /// What is committed for `orders-1`.
     fn committed(&mut self) -> i64 {
-        let topic =
-            OffsetFetchRequestTopic::default().with_name(TopicName(text("orders"))).with_partition_indexes(vec![1]);
-        let request = OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic]));
+        let topic = OffsetFetchRequestTopic::default()
+            .with_name(TopicName(text("orders")))
+            .with_partition_indexes(vec![1]);
+        let request = OffsetFetchRequest::default()
+            .with_group_id(group())
+            .with_topics(Some(vec![topic]));
         let answer = self.patiently(7, &request, |answer| answer.error_code);
         assert_eq!(answer.error_code, 0);
         answer.topics[0].partitions[0].committed_offset
@@ -165,8 +199,9 @@ impl Client {
 }
 
 fn join(member: &str) -> JoinGroupRequest {
-    let protocol =
-        JoinGroupRequestProtocol::default().with_name(text("range")).with_metadata(Bytes::from_static(b"topics"));
+    let protocol = JoinGroupRequestProtocol::default()
+        .with_name(text("range"))
+        .with_metadata(Bytes::from_static(b"topics"));
     JoinGroupRequest::default()
         .with_group_id(group())
         .with_member_id(text(member))
@@ -184,7 +219,10 @@ fn a_member_joins_commits_and_goes_on_after_a_restart() {
     client.create_topic();
     client.find();
     let joined = client.join(9);
-    assert_eq!((joined.error_code, joined.generation_id, joined.members.len()), (0, 1, 1));
+    assert_eq!(
+        (joined.error_code, joined.generation_id, joined.members.len()),
+        (0, 1, 1)
+    );
     assert_eq!(joined.leader, joined.member_id);
     let member = joined.member_id.to_string();
     let share = SyncGroupRequestAssignment::default()
@@ -211,10 +249,19 @@ fn a_member_joins_commits_and_goes_on_after_a_restart() {
         .with_group_id(group())
         .with_generation_id(1)
         .with_member_id(joined.member_id.clone());
-    assert_eq!(client.call(4, &heartbeat).error_code, 0, "the member does not notice");
+    assert_eq!(
+        client.call(4, &heartbeat).error_code,
+        0,
+        "the member does not notice"
+    );
     assert_eq!(client.state(), "Stable");
     let leave = MemberIdentity::default().with_member_id(joined.member_id);
-    let left = client.call(5, &LeaveGroupRequest::default().with_group_id(group()).with_members(vec![leave]));
+    let left = client.call(
+        5,
+        &LeaveGroupRequest::default()
+            .with_group_id(group())
+            .with_members(vec![leave]),
+    );
     assert_eq!((left.error_code, left.members[0].error_code), (0, 0));
     assert_eq!(client.state(), "Empty");
     node.shutdown();
@@ -230,7 +277,9 @@ fn clients_older_than_the_id_they_would_be_told_are_taken_in_at_once() {
         let mut client = Client::of(&node);
         let answer = client.call(version, &join(""));
         assert_eq!(answer.error_code, 0, "version {version}");
-        let leave = LeaveGroupRequest::default().with_group_id(group()).with_member_id(answer.member_id);
+        let leave = LeaveGroupRequest::default()
+            .with_group_id(group())
+            .with_member_id(answer.member_id);
         assert_eq!(client.call(1, &leave).error_code, 0);
     }
     node.shutdown();
@@ -244,15 +293,25 @@ fn a_second_member_waits_for_the_first_to_join_again() {
     first.find();
     let leader = first.join(3).member_id.to_string();
     second.send(3, &join(""));
-    let heartbeat =
-        HeartbeatRequest::default().with_group_id(group()).with_generation_id(1).with_member_id(text(&leader));
+    let heartbeat = HeartbeatRequest::default()
+        .with_group_id(group())
+        .with_generation_id(1)
+        .with_member_id(text(&leader));
     let begun = Instant::now();
     while first.call(0, &heartbeat).error_code != ErrorCode::RebalanceInProgress.code() {
         assert!(begun.elapsed() < Duration::from_secs(10));
     }
     let again = first.call(3, &join(&leader));
     let joined = second.receive::<JoinGroupRequest>(3);
-    assert_eq!((again.generation_id, joined.generation_id, again.members.len(), joined.members.len()), (2, 2, 2, 0));
+    assert_eq!(
+        (
+            again.generation_id,
+            joined.generation_id,
+            again.members.len(),
+            joined.members.len()
+        ),
+        (2, 2, 2, 0)
+    );
     assert_eq!(joined.leader.as_str(), leader);
     node.shutdown();
 }
@@ -265,21 +324,35 @@ fn what_was_committed_goes_with_its_group_and_with_its_topic() {
     client.create_topic();
     client.find();
     assert_eq!(client.commit("", -1, 7), 0, "nobody has joined");
-    let listed = client.call(4, &ListGroupsRequest::default().with_states_filter(vec![text("empty")]));
+    let listed = client.call(
+        4,
+        &ListGroupsRequest::default().with_states_filter(vec![text("empty")]),
+    );
     assert_eq!(listed.groups.len(), 1);
 
-    let deleted = client.call(2, &DeleteGroupsRequest::default().with_groups_names(vec![group()]));
+    let deleted = client.call(
+        2,
+        &DeleteGroupsRequest::default().with_groups_names(vec![group()]),
+    );
     assert_eq!(deleted.results[0].error_code, 0);
     assert_eq!((client.committed(), client.state().as_str()), (-1, "Dead"));
-    let again = client.call(2, &DeleteGroupsRequest::default().with_groups_names(vec![group()]));
+    let again = client.call(
+        2,
+        &DeleteGroupsRequest::default().with_groups_names(vec![group()]),
+    );
     assert_eq!(again.results[0].error_code, ErrorCode::GroupIdNotFound.code());
 
     assert_eq!(client.commit("", -1, 8), 0);
-    let delete = DeleteTopicsRequest::default().with_topic_names(vec![TopicName(text("orders"))]).with_timeout_ms(5_000);
+    let delete = DeleteTopicsRequest::default()
+        .with_topic_names(vec![TopicName(text("orders"))])
+        .with_timeout_ms(5_000);
     assert_eq!(client.call(3, &delete).responses[0].error_code, 0);
     let begun = Instant::now();
     while client.committed() != -1 {
-        assert!(begun.elapsed() < Duration::from_secs(10), "offsets of a deleted topic stay");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "offsets of a deleted topic stay"
+        );
     }
     node.shutdown();
     let node = start(home.path());
@@ -293,7 +366,11 @@ fn requests_of_nobody_s_group_are_refused_as_kafka_does() {
     let node = start(home.path());
     let mut client = Client::of(&node);
     let early = client.call(3, &join(""));
-    assert_eq!(early.error_code, ErrorCode::NotCoordinator.code(), "nobody has asked for a coordinator yet");
+    assert_eq!(
+        early.error_code,
+        ErrorCode::NotCoordinator.code(),
+        "nobody has asked for a coordinator yet"
+    );
     client.find();
     let nameless = client.call(3, &join("").with_group_id(GroupId(text(""))));
     assert_eq!(nameless.error_code, ErrorCode::InvalidGroupId.code());

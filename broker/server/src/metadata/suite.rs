@@ -202,7 +202,9 @@ fn no_crash_loses_what_was_answered() {
 async fn live(single: &SingleNode, life: i32, topics: usize) {
     let _ = single.propose(register(1)).await;
     let broker = BrokerId::new(1);
-    let Some(epoch) = single.view().brokers.get(&broker).map(|broker| broker.epoch) else { return };
+    let Some(epoch) = single.view().brokers.get(&broker).map(|broker| broker.epoch) else {
+        return;
+    };
     let _ = single.propose(Command::UnfenceBroker { broker, epoch }).await;
     for n in 0..topics {
         let _ = single.propose(create(&format!("t-{life}-{n}"))).await;

@@ -18,7 +18,9 @@ use varve_cluster::controller::{Partition as Metadata, TierPointer};
 use varve_cluster::replica::{self, Durability, Leader};
 use varve_cluster::topic_config::TopicConfig;
 use varve_cluster::{BrokerId, TopicId, TopicName};
-use varve_log::{AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, TierEnd, Timestamp};
+use varve_log::{
+    AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, TierEnd, Timestamp,
+};
 use waiters::Waiters;
 
 /// `replica.lag.time.max.ms`; without followers it decides nothing.
@@ -99,11 +101,22 @@ impl Partition {
             dead: false,
         };
         state.advance();
-        Self { id, me, flush, syncer, state: Mutex::new(state) }
+        Self {
+            id,
+            me,
+            flush,
+            syncer,
+            state: Mutex::new(state),
+        }
     }
 
     /// Gives out offsets; the bytes leave with this turn's write. `goal: None` waits for nothing (`acks=0`).
-    pub(crate) fn append(&self, batch: &Batch, goal: Option<Goal>, now: Timestamp) -> Result<Accepted, AppendError> {
+    pub(crate) fn append(
+        &self,
+        batch: &Batch,
+        goal: Option<Goal>,
+        now: Timestamp,
+    ) -> Result<Accepted, AppendError> {
         let mut state = self.state.lock();
         let epoch = state.leader.epoch();
         let appended = state.log.append(batch, epoch, now)?;
@@ -113,7 +126,11 @@ impl Partition {
             let (written, committed) = (state.log.written_end(), state.leader.high_watermark());
             state.waiters.release(written, committed);
         }
-        Ok(Accepted { appended, log_start: state.log.log_start(), settled })
+        Ok(Accepted {
+            appended,
+            log_start: state.log.log_start(),
+            settled,
+        })
     }
 
     /// Writes everything appended so far, however many turns that takes. If another thread is writing, it will
@@ -136,7 +153,9 @@ impl Partition {
     pub(crate) fn sync(&self) {
         let mut state = self.state.lock();
         state.sync_queued = false;
-        let Some(turn) = state.log.take_syncs() else { return };
+        let Some(turn) = state.log.take_syncs() else {
+            return;
+        };
         let synced = MutexGuard::unlocked(&mut state, || turn.run());
         match state.log.synced(synced) {
             Ok(_) => state.advance(),
@@ -195,7 +214,9 @@ impl Partition {
     /// Its topic is configured anew.
     pub(crate) fn configure(&self, config: Arc<TopicConfig>) {
         let mut state = self.state.lock();
-        state.log.set_settings(crate::topic_settings::log(&config, self.flush));
+        state
+            .log
+            .set_settings(crate::topic_settings::log(&config, self.flush));
         state.leader.set_min_insync_replicas(config.min_insync_replicas);
         state.config = config;
         state.advance();
@@ -242,7 +263,14 @@ fn lead(me: BrokerId, flush: Flush, log: &Log, config: &TopicConfig, metadata: &
         min_insync_replicas: config.min_insync_replicas,
         lag_max_ms: REPLICA_LAG_MAX_MS,
     };
-    Leader::begin(me, metadata.leader_epoch, (log.log_end(), log.log_start()), assignment, settings, 0)
+    Leader::begin(
+        me,
+        metadata.leader_epoch,
+        (log.log_end(), log.log_start()),
+        assignment,
+        settings,
+        0,
+    )
 }
 
 impl State {

@@ -54,11 +54,17 @@ impl Partition {
             Read::Wait
         } else if from < offsets.local_start {
             match &state.tier {
-                Some(pointer) if from < pointer.end => Read::Tier { pointer: pointer.clone(), from },
+                Some(pointer) if from < pointer.end => Read::Tier {
+                    pointer: pointer.clone(),
+                    from,
+                },
                 Some(_) | None => Read::Unavailable,
             }
         } else {
-            match state.log.plan_read(from, offsets.high_watermark, bytes_max, at_least_one) {
+            match state
+                .log
+                .plan_read(from, offsets.high_watermark, bytes_max, at_least_one)
+            {
                 Ok(Some(plan)) => Read::Local(plan),
                 Ok(None) => Read::Wait,
                 Err(_) => Read::Unavailable,

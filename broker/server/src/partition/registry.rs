@@ -71,38 +71,59 @@ impl Keeper {
         self.seen = view.clone();
         let (keeper, changes) = mpsc::sync_channel::<(Arc<State>, oneshot::Sender<()>)>(WAITING_MAX);
         let open = Arc::clone(&self.open);
-        std::thread::Builder::new().name("partitions".to_owned()).spawn(move || {
-            for (view, done) in changes {
-                self.follow(&view);
-                // Whoever asked may have gone; the change is made all the same.
-                let _ = done.send(());
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("partitions".to_owned())
+            .spawn(move || {
+                for (view, done) in changes {
+                    self.follow(&view);
+                    // Whoever asked may have gone; the change is made all the same.
+                    let _ = done.send(());
+                }
+            })?;
         Ok(Partitions { open, keeper })
     }
 
     fn open_all(&self, view: &State) -> anyhow::Result<()> {
-        let mine: Vec<(Arc<Topic>, i32)> =
-            view.topics.values().flat_map(|topic| self.mine(topic).map(|index| (Arc::clone(topic), index))).collect();
+        let mine: Vec<(Arc<Topic>, i32)> = view
+            .topics
+            .values()
+            .flat_map(|topic| self.mine(topic).map(|index| (Arc::clone(topic), index)))
+            .collect();
         let threads = std::thread::available_parallelism().map_or(1, Into::into);
         std::thread::scope(|scope| {
             let workers: Vec<_> = mine
                 .chunks(mine.len().div_ceil(threads).max(1))
-                .map(|share| scope.spawn(move || share.iter().try_for_each(|(topic, index)| self.open(view, topic, *index))))
+                .map(|share| {
+                    scope.spawn(move || {
+                        share
+                            .iter()
+                            .try_for_each(|(topic, index)| self.open(view, topic, *index))
+                    })
+                })
                 .collect();
-            workers.into_iter().try_for_each(|worker| worker.join().map_err(|_| anyhow::anyhow!("a log could not be opened"))?)
+            workers.into_iter().try_for_each(|worker| {
+                worker
+                    .join()
+                    .map_err(|_panic| anyhow::anyhow!("a log could not be opened"))?
+            })
         })
     }
 
     fn mine<'a>(&'a self, topic: &'a Topic) -> impl Iterator<Item = i32> + 'a {
-        let replicas = topic.partitions.iter().map(|partition| partition.replicas.contains(&self.me));
-        (0..).zip(replicas).filter_map(|(index, mine)| mine.then_some(index))
+        let replicas = topic
+            .partitions
+            .iter()
+            .map(|partition| partition.replicas.contains(&self.me));
+        (0..)
+            .zip(replicas)
+            .filter_map(|(index, mine)| mine.then_some(index))
     }
 
     /// Brings the map from what it agrees with to `view`.
     fn follow(&mut self, view: &State) {
         let seen = std::mem::replace(&mut self.seen, view.clone());
-        let defaults_changed = seen.default_broker_configs != view.default_broker_configs || seen.broker_configs != view.broker_configs;
+        let defaults_changed = seen.default_broker_configs != view.default_broker_configs
+            || seen.broker_configs != view.broker_configs;
         for change in seen.topics.diff(&view.topics) {
             match change {
                 DiffItem::Add(_, topic) | DiffItem::Update { new: (_, topic), .. } => self.agree(view, topic),
@@ -141,7 +162,11 @@ impl Keeper {
         let settings = topic_settings::log(&config, self.config.flush);
         let dir = self.dirs.of(&topic.name, topic.id, index)?;
         let log = self.open_log(&dir, settings, metadata.tier_end())?;
-        let id = PartitionId { topic: topic.name.clone(), topic_id: topic.id, index };
+        let id = PartitionId {
+            topic: topic.name.clone(),
+            topic_id: topic.id,
+            index,
+        };
         let flush = (self.config.flush, Arc::clone(&self.syncer));
         let partition = Partition::new(id, self.me, log, config, flush, metadata);
         self.open.write().insert((topic.id, index), Arc::new(partition));
@@ -153,7 +178,8 @@ impl Keeper {
     fn open_log(&self, dir: &Path, settings: Settings, tier_end: Offset) -> anyhow::Result<Log> {
         let cannot = || format!("the partition's log cannot be opened. dir={}", dir.display());
         let (disk, now) = (|| Arc::clone(&self.disk), self.clock.now());
-        let (log, recovered) = Log::open(disk(), dir.to_owned(), settings.clone(), now).with_context(cannot)?;
+        let (log, recovered) =
+            Log::open(disk(), dir.to_owned(), settings.clone(), now).with_context(cannot)?;
         if recovered.cut_bytes > 0 {
             tracing::warn!(dir = %dir.display(), bytes = recovered.cut_bytes, "a torn tail was cut");
         }
@@ -168,7 +194,9 @@ impl Keeper {
 
     fn remove(&self, topic: &Topic) {
         for index in self.mine(topic) {
-            let Some(partition) = self.open.write().remove(&(topic.id, index)) else { continue };
+            let Some(partition) = self.open.write().remove(&(topic.id, index)) else {
+                continue;
+            };
             partition.close();
             if let Err(error) = self.dirs.delete(&topic.name, topic.id, index) {
                 tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "a deleted partition's files are still there");

@@ -22,7 +22,9 @@ impl Syncer {
     pub(crate) fn start() -> std::io::Result<(Arc<Self>, std::thread::JoinHandle<()>)> {
         let syncer = Arc::new(Self::default());
         let worker = Arc::clone(&syncer);
-        let thread = std::thread::Builder::new().name("log-sync".to_owned()).spawn(move || worker.run())?;
+        let thread = std::thread::Builder::new()
+            .name("log-sync".to_owned())
+            .spawn(move || worker.run())?;
         Ok((syncer, thread))
     }
 

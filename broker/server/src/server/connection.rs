@@ -65,8 +65,15 @@ pub(crate) async fn serve(
     (listener, number): (usize, u64),
 ) -> Result<(), Closed> {
     let idle_timeout = broker.config.idle_timeout;
-    let connected = Connected { listener, peer: socket.peer_addr()?, number };
-    let mut connection = Connection { socket, read: BytesMut::new() };
+    let connected = Connected {
+        listener,
+        peer: socket.peer_addr()?,
+        number,
+    };
+    let mut connection = Connection {
+        socket,
+        read: BytesMut::new(),
+    };
     let mut pending: VecDeque<Pending> = VecDeque::new();
     loop {
         let frame = tokio::select! {
@@ -97,7 +104,8 @@ pub(crate) async fn serve(
 }
 
 fn has_room(pending: &VecDeque<Pending>) -> bool {
-    pending.len() < PIPELINE_MAX && pending.iter().map(|waiting| waiting.bytes).sum::<usize>() < PIPELINE_BYTES_MAX
+    pending.len() < PIPELINE_MAX
+        && pending.iter().map(|waiting| waiting.bytes).sum::<usize>() < PIPELINE_BYTES_MAX
 }
 
 async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
@@ -121,10 +129,16 @@ impl Connection {
             if let Some(frame) = self.take_frame(bytes_max)? {
                 return Ok(Some(frame));
             }
-            tokio::time::timeout_at(deadline, self.socket.readable()).await.map_err(|_| Closed::Idle)??;
+            tokio::time::timeout_at(deadline, self.socket.readable())
+                .await
+                .map_err(|_elapsed| Closed::Idle)??;
             match self.socket.try_read_buf(&mut self.read) {
                 Ok(0) if self.read.is_empty() => return Ok(None),
-                Ok(0) => return Err(Closed::Malformed("the connection ended inside a frame".to_owned())),
+                Ok(0) => {
+                    return Err(Closed::Malformed(
+                        "the connection ended inside a frame".to_owned(),
+                    ));
+                }
                 Ok(_) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e.into()),
@@ -139,7 +153,10 @@ impl Connection {
             return Ok(None);
         };
         let announced = i32::from_be_bytes(*prefix);
-        let Some(length) = usize::try_from(announced).ok().filter(|length| *length <= bytes_max) else {
+        let Some(length) = usize::try_from(announced)
+            .ok()
+            .filter(|length| *length <= bytes_max)
+        else {
             return Err(Closed::FrameLength(announced, bytes_max));
         };
         let missing = (4 + length).saturating_sub(self.read.len());

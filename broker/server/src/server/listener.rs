@@ -21,13 +21,19 @@ pub(crate) struct Bound {
 
 /// Takes the port, before anything else is started, so that an occupied one is told at once.
 pub(crate) fn bind(listener: &Listener) -> anyhow::Result<Bound> {
-    let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
+    let host = if listener.host.is_empty() {
+        "0.0.0.0"
+    } else {
+        &listener.host
+    };
     let place = format!("{}://{host}:{}", listener.name, listener.port);
     let address = (host, listener.port)
         .to_socket_addrs()
         .ok()
         .and_then(|mut found| found.next())
-        .with_context(|| format!("the listener's host has no address: correct `listeners`. listener={place}"))?;
+        .with_context(|| {
+            format!("the listener's host has no address: correct `listeners`. listener={place}")
+        })?;
     let take = || -> std::io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;

@@ -41,15 +41,27 @@ fn read(file: &dyn DiskFile, position: u64, len: usize) -> io::Result<Bytes> {
 
 /// `more`: file bytes follow at once, so a short packet would be a waste.
 async fn send_memory(socket: &TcpStream, memory: &mut Vec<Bytes>, more: bool) -> io::Result<()> {
-    let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+    let flags = if more {
+        SendFlags::MORE | SendFlags::NOSIGNAL
+    } else {
+        SendFlags::NOSIGNAL
+    };
     let mut next = 0;
     while next < memory.len() {
         let sent = socket
             .async_io(Interest::WRITABLE, || {
-                let pieces: Vec<IoSlice<'_>> =
-                    memory[next..].iter().take(PIECES_MAX).map(|bytes| IoSlice::new(bytes)).collect();
+                let pieces: Vec<IoSlice<'_>> = memory[next..]
+                    .iter()
+                    .take(PIECES_MAX)
+                    .map(|bytes| IoSlice::new(bytes))
+                    .collect();
                 let mut control = rustix::net::SendAncillaryBuffer::default();
-                Ok(rustix::net::sendmsg(socket.as_fd(), &pieces, &mut control, flags)?)
+                Ok(rustix::net::sendmsg(
+                    socket.as_fd(),
+                    &pieces,
+                    &mut control,
+                    flags,
+                )?)
             })
             .await?;
         consume(memory, &mut next, sent);
@@ -70,7 +82,9 @@ fn consume(memory: &mut [Bytes], next: &mut usize, mut sent: usize) {
 }
 
 async fn send_file(socket: &TcpStream, file: &dyn DiskFile, position: u64, len: usize) -> io::Result<()> {
-    let Some(source) = file.fd() else { return Err(io::Error::other("a file without a descriptor")) };
+    let Some(source) = file.fd() else {
+        return Err(io::Error::other("a file without a descriptor"));
+    };
     let (mut position, end) = (position, position + len as u64);
     while position < end {
         let left = usize::try_from(end - position).unwrap_or(usize::MAX);
@@ -82,7 +96,10 @@ async fn send_file(socket: &TcpStream, file: &dyn DiskFile, position: u64, len: 
             })
             .await?;
         if sent == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "segment file is shorter than its index says"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "segment file is shorter than its index says",
+            ));
         }
         position += sent as u64;
     }

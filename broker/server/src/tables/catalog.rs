@@ -24,7 +24,10 @@ impl Catalog for QuorumCatalog {
         let view = self.0.view();
         Ok(view.tables.get(&topic_id).and_then(|table| {
             let metadata_location = table.metadata_location.clone()?;
-            Some(Pointer { version: TableVersion::new(table.version), metadata_location })
+            Some(Pointer {
+                version: TableVersion::new(table.version),
+                metadata_location,
+            })
         }))
     }
 
@@ -46,7 +49,9 @@ impl Catalog for QuorumCatalog {
             Ok(other) => Err(SwapError::Unknown(format!("answered with {other:?}").into())),
             Err(ProposeError::Rejected(Rejected::TableMoved { .. })) => Err(SwapError::Conflict),
             Err(ProposeError::Rejected(Rejected::TableFenced { .. })) => Err(SwapError::Fenced),
-            Err(error @ (ProposeError::Rejected(_) | ProposeError::NotApplied(_))) => Err(SwapError::NotApplied(error.into())),
+            Err(error @ (ProposeError::Rejected(_) | ProposeError::NotApplied(_))) => {
+                Err(SwapError::NotApplied(error.into()))
+            }
             Err(error @ ProposeError::Unknown(_)) => Err(SwapError::Unknown(error.into())),
         }
     }

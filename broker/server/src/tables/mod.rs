@@ -15,8 +15,9 @@ use varve_cluster::TopicId;
 use varve_cluster::controller::{Command, Outcome, Topic};
 use varve_cluster::topic_config::{self, Column, ColumnType, TableConfig};
 use varve_lakehouse_sink::catalog::WriterEpoch;
-use varve_lakehouse_sink::{Bucket, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode};
-use varve_log::Offset;
+use varve_lakehouse_sink::{
+    Bucket, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode,
+};
 
 /// How often topics are looked at for a table that should be kept and is not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -32,18 +33,23 @@ const PENDING_ROWS_MAX: u64 = 4_000_000;
 pub(crate) struct Status {
     pub(crate) rows: u64,
     pub(crate) lag: u64,
-    pub(crate) metadata_location: String,
-    pub(crate) progress: BTreeMap<i32, Offset>,
 }
 
 /// Starts the thread that keeps the tables; encoding Parquet is long work that nothing else should wait for.
-pub(crate) fn start(broker: &Arc<Broker>, stopped: watch::Receiver<bool>) -> std::io::Result<std::thread::JoinHandle<()>> {
+pub(crate) fn start(
+    broker: &Arc<Broker>,
+    stopped: watch::Receiver<bool>,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
     let broker = Arc::clone(broker);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
-        let tasks = tokio::task::LocalSet::new();
-        runtime.block_on(tasks.run_until(run(broker, stopped)));
-    })
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("tables".to_owned())
+        .spawn(move || {
+            let tasks = tokio::task::LocalSet::new();
+            runtime.block_on(tasks.run_until(run(broker, stopped)));
+        })
 }
 
 /// Runs until the node stops: one task for each table.
@@ -57,7 +63,11 @@ async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
         for topic in view.topics.values() {
             let running = kept.get(&topic.id).is_some_and(|task| !task.is_finished());
             if !running && wants_table(&broker, topic).is_some() {
-                let keeper = Keeper { broker: Arc::clone(&broker), topic: topic.id, stopped: stopped.clone() };
+                let keeper = Keeper {
+                    broker: Arc::clone(&broker),
+                    topic: topic.id,
+                    stopped: stopped.clone(),
+                };
                 kept.insert(topic.id, tokio::task::spawn_local(keeper.run()));
             }
         }
@@ -74,7 +84,9 @@ async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
 }
 
 fn wants_table(broker: &Broker, topic: &Topic) -> Option<TableConfig> {
-    topic_settings::of(&broker.config, &broker.view(), topic).table.clone()
+    topic_settings::of(&broker.config, &broker.view(), topic)
+        .table
+        .clone()
 }
 
 /// One table's writer.
@@ -107,7 +119,9 @@ impl Keeper {
 
     /// `true` when the node stops.
     async fn pause(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.stopped.wait_for(|stop| *stop)).await.is_ok()
+        tokio::time::timeout(time, self.stopped.wait_for(|stop| *stop))
+            .await
+            .is_ok()
     }
 
     /// One tenure: from acquiring the table until the topic, the configuration or the node ends it.
@@ -129,16 +143,29 @@ impl Keeper {
     }
 
     async fn open(&self, topic: &Topic, config: &TableConfig) -> anyhow::Result<(Table, Duration)> {
-        let tier = self.broker.tier.as_ref().ok_or_else(|| anyhow::anyhow!("no bucket is configured"))?;
-        let acquire =
-            Command::AcquireTable { topic_id: topic.id, broker: self.broker.id(), epoch: self.broker.epoch };
+        let tier = self
+            .broker
+            .tier
+            .as_ref()
+            .ok_or_else(|| anyhow::anyhow!("no bucket is configured"))?;
+        let acquire = Command::AcquireTable {
+            topic_id: topic.id,
+            broker: self.broker.id(),
+            epoch: self.broker.epoch,
+        };
         let Outcome::TableAcquired { epoch, .. } = self.broker.metadata.propose(acquire).await? else {
             anyhow::bail!("the table was not given to this broker");
         };
         let catalog = Arc::new(QuorumCatalog::new(Arc::clone(&self.broker.metadata)));
         let bucket = Bucket::new(tier.table_store(), tier.root_uri());
-        let name = TopicRef { name: topic.name.clone(), id: topic.id };
-        let settings = TableSettings { value: value_mode(config), ..TableSettings::default() };
+        let name = TopicRef {
+            name: topic.name.clone(),
+            id: topic.id,
+        };
+        let settings = TableSettings {
+            value: value_mode(config),
+            ..TableSettings::default()
+        };
         let table = Table::open_or_create(bucket, name, WriterEpoch::new(epoch), settings, catalog).await?;
         let interval = Duration::from_millis(u64::try_from(config.commit_interval_ms).unwrap_or(0));
         Ok((table, interval))
@@ -149,7 +176,10 @@ impl Keeper {
         loop {
             let mut lag = 0;
             let mut moved = false;
-            for partition in (0..).zip(topic_partitions(&self.broker, topic)).filter_map(|(_, partition)| partition) {
+            for partition in (0..)
+                .zip(topic_partitions(&self.broker, topic))
+                .filter_map(|(_, partition)| partition)
+            {
                 let read = source::advance(&self.broker, &partition, table, READ_BYTES).await?;
                 lag += read.behind;
                 moved |= read.moved;
@@ -169,29 +199,31 @@ impl Keeper {
 
     fn status(&self, topic: &Topic, table: &Table, lag: u64) {
         let status = Status {
-            rows: 0,
+            rows: table.total_rows(),
             lag,
-            metadata_location: table.metadata_location().to_owned(),
-            progress: table.progress().clone(),
         };
         self.broker.tables.lock().insert(topic.name.to_string(), status);
     }
 }
 
-fn topic_partitions(
-    broker: &Broker,
-    topic: &Topic,
-) -> Vec<Option<Arc<crate::partition::Partition>>> {
+fn topic_partitions(broker: &Broker, topic: &Topic) -> Vec<Option<Arc<crate::partition::Partition>>> {
     // Partitions may have been added since this tenure began.
-    let count = broker.view().topic(topic.id).map_or(0, |topic| topic.partitions.len());
-    (0..i32::try_from(count).unwrap_or(i32::MAX)).map(|index| broker.partition(topic.id, index)).collect()
+    let count = broker
+        .view()
+        .topic(topic.id)
+        .map_or(0, |topic| topic.partitions.len());
+    (0..i32::try_from(count).unwrap_or(i32::MAX))
+        .map(|index| broker.partition(topic.id, index))
+        .collect()
 }
 
 fn value_mode(config: &TableConfig) -> ValueMode {
     match config.value {
         topic_config::ValueMode::Raw => ValueMode::Raw,
         topic_config::ValueMode::Json if config.columns.is_empty() => ValueMode::Json(JsonColumns::Inferred),
-        topic_config::ValueMode::Json => ValueMode::Json(JsonColumns::Given(config.columns.iter().map(given).collect())),
+        topic_config::ValueMode::Json => {
+            ValueMode::Json(JsonColumns::Given(config.columns.iter().map(given).collect()))
+        }
     }
 }
 
@@ -201,7 +233,12 @@ fn given(column: &Column) -> GivenColumn {
         ColumnType::Int | ColumnType::Long => Kind::Long,
         ColumnType::Float | ColumnType::Double => Kind::Double,
         // Dates and times arrive as text in JSON and stay text; engines cast them.
-        ColumnType::String | ColumnType::Date | ColumnType::Timestamp | ColumnType::Timestamptz => Kind::String,
+        ColumnType::String | ColumnType::Date | ColumnType::Timestamp | ColumnType::Timestamptz => {
+            Kind::String
+        }
     };
-    GivenColumn { field: column.name.clone(), kind }
+    GivenColumn {
+        field: column.name.clone(),
+        kind,
+    }
 }

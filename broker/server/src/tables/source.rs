@@ -28,7 +28,11 @@ pub(super) async fn advance(
 ) -> anyhow::Result<Turn> {
     let index = partition.id.index;
     let offsets = partition.offsets();
-    let mut next = table.next_offsets().get(&index).copied().unwrap_or(offsets.log_start);
+    let mut next = table
+        .next_offsets()
+        .get(&index)
+        .copied()
+        .unwrap_or(offsets.log_start);
     if next < offsets.log_start {
         // Retention was faster than the table: what is gone cannot be had any more, and the table says so by a gap.
         tracing::warn!(%partition.id, from = next.value(), to = offsets.log_start.value(), "records were deleted before they reached the table");
@@ -36,7 +40,10 @@ pub(super) async fn advance(
         next = offsets.log_start;
     }
     let Some(batches) = read(broker, partition, next, bytes_max).await? else {
-        return Ok(Turn { moved: false, behind: 0 });
+        return Ok(Turn {
+            moved: false,
+            behind: 0,
+        });
     };
     let mut after = next;
     for bytes in batches {
@@ -47,7 +54,10 @@ pub(super) async fn advance(
         }
     }
     let behind = u64::try_from(offsets.last_stable.since(after)).unwrap_or(0);
-    Ok(Turn { moved: after > next, behind })
+    Ok(Turn {
+        moved: after > next,
+        behind,
+    })
 }
 
 async fn read(
@@ -60,11 +70,21 @@ async fn read(
         Read::Wait => Ok(None),
         Read::Local(plan) => Ok(Some(vec![plan.run()?.read()?])),
         Read::Tier { pointer, from } => {
-            let Some(tier) = &broker.tier else { bail!("tiered data without a bucket") };
-            let read = tier.read(&partition.id, pointer, from, bytes_max, TABLE_READER).batches().await;
-            Ok(Some(read.map_err(|code| anyhow::anyhow!("the bucket could not be read: {code:?}"))?))
+            let Some(tier) = &broker.tier else {
+                bail!("tiered data without a bucket")
+            };
+            let read = tier
+                .read(&partition.id, pointer, from, bytes_max, TABLE_READER)
+                .batches()
+                .await;
+            Ok(Some(read.map_err(|code| {
+                anyhow::anyhow!("the bucket could not be read: {code:?}")
+            })?))
         }
-        Read::OutOfRange => bail!("the table's progress lies outside the log. partition={}, offset={from}", partition.id),
+        Read::OutOfRange => bail!(
+            "the table's progress lies outside the log. partition={}, offset={from}",
+            partition.id
+        ),
         Read::Unavailable => bail!("the log cannot be read now. partition={}", partition.id),
     }
 }

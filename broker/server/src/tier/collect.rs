@@ -37,13 +37,25 @@ pub(super) async fn run(
             sweep_due = Instant::now() + SWEEP_INTERVAL;
         }
         for partition in broker.partitions.all() {
-            let behind = partition.tier().is_some_and(|pointer| pointer.start < partition.offsets().log_start);
+            let behind = partition
+                .tier()
+                .is_some_and(|pointer| pointer.start < partition.offsets().log_start);
             let (id, epoch) = (of(&partition.id), partition.leader_epoch());
             if behind {
-                tell(id, tier.trim(id, epoch, Arc::clone(&metadata)).await.map(|trimmed| trimmed.objects));
+                tell(
+                    id,
+                    tier.trim(id, epoch, Arc::clone(&metadata))
+                        .await
+                        .map(|trimmed| trimmed.objects),
+                );
             }
             if sweep && partition.is_tiered() {
-                tell(id, tier.sweep(id, epoch, Arc::clone(&metadata)).await.map(|swept| swept.deleted));
+                tell(
+                    id,
+                    tier.sweep(id, epoch, Arc::clone(&metadata))
+                        .await
+                        .map(|swept| swept.deleted),
+                );
             }
         }
         for (topic, tombstone) in &broker.view().tombstones {

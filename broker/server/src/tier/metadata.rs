@@ -23,14 +23,26 @@ const STOPPING: &str = "the broker is stopping";
 #[async_trait]
 impl TierMetadata for QuorumTier {
     async fn current(&self, partition: TierPartition) -> Result<Committed, MetadataError> {
-        let broker = self.0.upgrade().ok_or_else(|| MetadataError::Unavailable(STOPPING.to_owned()))?;
+        let broker = self
+            .0
+            .upgrade()
+            .ok_or_else(|| MetadataError::Unavailable(STOPPING.to_owned()))?;
         let view = broker.view();
-        let found = view.partition(partition.topic, partition.index).ok_or(MetadataError::Gone)?;
-        Ok(Committed { pointer: found.tier.clone(), leader_epoch: found.leader_epoch, log_start: found.log_start })
+        let found = view
+            .partition(partition.topic, partition.index)
+            .ok_or(MetadataError::Gone)?;
+        Ok(Committed {
+            pointer: found.tier.clone(),
+            leader_epoch: found.leader_epoch,
+            log_start: found.log_start,
+        })
     }
 
     async fn commit(&self, proposal: &Proposal) -> Result<(), CommitError> {
-        let broker = self.0.upgrade().ok_or_else(|| CommitError::NotApplied(STOPPING.to_owned()))?;
+        let broker = self
+            .0
+            .upgrade()
+            .ok_or_else(|| CommitError::NotApplied(STOPPING.to_owned()))?;
         let commit = CommitTier {
             topic_id: proposal.partition.topic,
             partition: proposal.partition.index,

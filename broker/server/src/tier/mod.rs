@@ -22,7 +22,9 @@ use varve_cache::Cache;
 use varve_cluster::controller::TierPointer;
 use varve_log::{Offset, Timestamp};
 use varve_tiering::retention::Extent;
-use varve_tiering::{BucketConfig, Chance, CursorId, Patience, ReadError, Reason, Settings, Store, TierPartition};
+use varve_tiering::{
+    BucketConfig, Chance, CursorId, Patience, ReadError, Reason, Settings, Store, TierPartition,
+};
 
 /// See the module's first lines.
 #[derive(Debug)]
@@ -66,7 +68,9 @@ fn told(id: &PartitionId, offset: Offset, error: &ReadError) -> ErrorCode {
     match error {
         // The pointer has moved on under this read.
         ReadError::OutOfRange { .. } => {}
-        ReadError::Unavailable(_) => tracing::warn!(partition = %id, offset = offset.value(), %error, "a cold read waits for the bucket"),
+        ReadError::Unavailable(_) => {
+            tracing::warn!(partition = %id, offset = offset.value(), %error, "a cold read waits for the bucket")
+        }
         ReadError::Missing { .. } | ReadError::Corrupt { .. } => {
             tracing::error!(partition = %id, offset = offset.value(), %error, "committed data in the bucket cannot be read: restore the object");
         }
@@ -77,31 +81,70 @@ fn told(id: &PartitionId, offset: Offset, error: &ReadError) -> ErrorCode {
 impl Tier {
     /// Opens the bucket, if one is configured, and proves that it can be used.
     pub(crate) async fn open(config: &Config, cluster_id: &str) -> anyhow::Result<Option<Self>> {
-        let Some(bucket) = &config.bucket else { return Ok(None) };
+        let Some(bucket) = &config.bucket else {
+            return Ok(None);
+        };
         let chance: Chance = Arc::new(|| Uuid::new_v4().as_u128());
-        let store = varve_tiering::open_bucket(&asked(bucket), Patience::default(), Arc::clone(&chance)).await?;
+        let store =
+            varve_tiering::open_bucket(&asked(bucket), Patience::default(), Arc::clone(&chance)).await?;
         let background = Handle::current();
         let cache = Cache::open(&cache_settings(config), &background)
             .await
-            .with_context(|| format!("the cache cannot be opened: check varve.cache.dir. dir={}", config.cache_dir.display()))?;
-        let tier =
-            varve_tiering::Tier::new(Settings::new(cluster_id), store, Arc::new(cache), background.clone(), chance)?;
-        Ok(Some(Self { tier, root_uri: bucket.url.trim_end_matches('/').to_owned(), background }))
+            .with_context(|| {
+                format!(
+                    "the cache cannot be opened: check varve.cache.dir. dir={}",
+                    config.cache_dir.display()
+                )
+            })?;
+        let tier = varve_tiering::Tier::new(
+            Settings::new(cluster_id),
+            store,
+            Arc::new(cache),
+            background.clone(),
+            chance,
+        )?;
+        Ok(Some(Self {
+            tier,
+            root_uri: bucket.url.trim_end_matches('/').to_owned(),
+            background,
+        }))
     }
 
     /// Starts what runs beside requests: uploads and collection.
     pub(crate) fn start(&self, broker: &Arc<Broker>, stopped: watch::Receiver<bool>) {
         let metadata = Arc::new(QuorumTier::new(broker));
-        self.background.spawn(uploads::run(Arc::clone(broker), self.tier.clone(), Arc::clone(&metadata), stopped.clone()));
-        self.background.spawn(collect::run(Arc::clone(broker), self.tier.clone(), metadata, stopped));
+        self.background.spawn(uploads::run(
+            Arc::clone(broker),
+            self.tier.clone(),
+            Arc::clone(&metadata),
+            stopped.clone(),
+        ));
+        self.background.spawn(collect::run(
+            Arc::clone(broker),
+            self.tier.clone(),
+            metadata,
+            stopped,
+        ));
     }
 
     /// Begins a read of at least one batch from `from`; `reader` is the same for every read of one consumer.
-    pub(crate) fn read(&self, id: &PartitionId, pointer: TierPointer, from: Offset, bytes_max: usize, reader: u64) -> ColdRead {
+    pub(crate) fn read(
+        &self,
+        id: &PartitionId,
+        pointer: TierPointer,
+        from: Offset,
+        bytes_max: usize,
+        reader: u64,
+    ) -> ColdRead {
         let (tier, partition, cursor) = (self.tier.clone(), of(id), cursor(reader, id));
-        let read =
-            self.background.spawn(async move { tier.read(partition, &pointer, from, bytes_max, cursor).await });
-        ColdRead { id: id.clone(), from, read }
+        let read = self
+            .background
+            .spawn(async move { tier.read(partition, &pointer, from, bytes_max, cursor).await });
+        ColdRead {
+            id: id.clone(),
+            from,
+            read,
+        }
     }
 
     /// The first record in the bucket at or after `time`.
@@ -121,7 +164,11 @@ impl Tier {
         id: &PartitionId,
         pointer: TierPointer,
     ) -> Result<Option<(Offset, Timestamp)>, ErrorCode> {
-        let manifest = self.tier.manifest(of(id), &pointer).await.map_err(|error| told(id, pointer.start, &error))?;
+        let manifest = self
+            .tier
+            .manifest(of(id), &pointer)
+            .await
+            .map_err(|error| told(id, pointer.start, &error))?;
         match manifest.entries.iter().map(|entry| entry.max_timestamp).max() {
             Some(youngest) => self.find_timestamp(id, pointer, youngest).await,
             None => Ok(None),
@@ -129,11 +176,20 @@ impl Tier {
     }
 
     /// What the committed manifest lists, for retention.
-    pub(crate) async fn extents(&self, id: &PartitionId, pointer: &TierPointer) -> anyhow::Result<Vec<Extent>> {
+    pub(crate) async fn extents(
+        &self,
+        id: &PartitionId,
+        pointer: &TierPointer,
+    ) -> anyhow::Result<Vec<Extent>> {
         let manifest = self.tier.manifest(of(id), pointer).await?;
         let entries = manifest.entries.iter();
         Ok(entries
-            .map(|entry| Extent { base: entry.base(), end: entry.end(), bytes: entry.bytes, max_timestamp: entry.max_timestamp })
+            .map(|entry| Extent {
+                base: entry.base(),
+                end: entry.end(),
+                bytes: entry.bytes,
+                max_timestamp: entry.max_timestamp,
+            })
             .collect())
     }
 
@@ -142,7 +198,14 @@ impl Tier {
         let mut used = vec![];
         for reason in Reason::ALL {
             let count = self.store().requests(reason);
-            let mut add = |verb, requests, bytes| used.push(Used { verb, reason: reason.name(), requests, bytes });
+            let mut add = |verb, requests, bytes| {
+                used.push(Used {
+                    verb,
+                    reason: reason.name(),
+                    requests,
+                    bytes,
+                })
+            };
             add("put", count.puts, count.bytes_sent);
             add("get", count.gets, count.bytes_received);
             add("head", count.heads, 0);
@@ -193,7 +256,10 @@ fn cursor(reader: u64, id: &PartitionId) -> CursorId {
 
 /// A partition as the bucket knows it.
 fn of(id: &PartitionId) -> TierPartition {
-    TierPartition { topic: id.topic_id, index: id.index }
+    TierPartition {
+        topic: id.topic_id,
+        index: id.index,
+    }
 }
 
 fn asked(bucket: &BucketSettings) -> BucketConfig {

@@ -48,7 +48,12 @@ pub(super) async fn run(
         }
         for partition in broker.partitions.all() {
             let mut running = turns.lock();
-            if running.values().filter(|turn| matches!(turn, Turn::Running)).count() >= PARTITIONS_MAX {
+            if running
+                .values()
+                .filter(|turn| matches!(turn, Turn::Running))
+                .count()
+                >= PARTITIONS_MAX
+            {
                 break;
             }
             if !may_run(&running, &partition.id) {
@@ -88,7 +93,10 @@ fn pause(id: &PartitionId, error: &UploadError, before: Option<Turn>) -> Turn {
         Some(Turn::Running) | None => PAUSE_FIRST,
     };
     tracing::warn!(partition = %id, %error, pause = ?last, "upload waits; local data stays until the bucket has it");
-    Turn::Pause { until: Instant::now() + last, last }
+    Turn::Pause {
+        until: Instant::now() + last,
+        last,
+    }
 }
 
 /// Sealed, committed, not yet in the bucket.
@@ -112,7 +120,9 @@ async fn upload(
 ) -> Result<(), UploadError> {
     let mut inputs = Vec::with_capacity(segments.len());
     for segment in &segments {
-        let file = segment.file().map_err(|error| UploadError::NotApplied(error.to_string()))?;
+        let file = segment
+            .file()
+            .map_err(|error| UploadError::NotApplied(error.to_string()))?;
         let (producers, epochs) = partition.with_log(|log| (log.producers().clone(), log.epochs().clone()));
         inputs.push(SealedInput {
             base: segment.base,
@@ -128,7 +138,9 @@ async fn upload(
             },
         });
     }
-    let pointer = tier.upload(of(&partition.id), partition.leader_epoch(), inputs, metadata).await?;
+    let pointer = tier
+        .upload(of(&partition.id), partition.leader_epoch(), inputs, metadata)
+        .await?;
     tracing::debug!(partition = %partition.id, segments = segments.len(), end = pointer.end.value(), "in the bucket");
     Ok(())
 }

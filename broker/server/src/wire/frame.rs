@@ -115,9 +115,18 @@ mod tests {
     }
 
     fn fetched(parts: Vec<Part>) -> FetchResponse {
-        let partition = response::PartitionData { records: Some(Records { parts }), ..Default::default() };
-        let topic = response::FetchableTopicResponse { partitions: vec![partition], ..Default::default() };
-        FetchResponse { responses: vec![topic], ..Default::default() }
+        let partition = response::PartitionData {
+            records: Some(Records { parts }),
+            ..Default::default()
+        };
+        let topic = response::FetchableTopicResponse {
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        FetchResponse {
+            responses: vec![topic],
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -127,7 +136,10 @@ mod tests {
 
             let header = decode_header(&mut frame).unwrap();
 
-            assert_eq!((header.api_key, header.version, header.correlation_id), (Api::Heartbeat, version, 7));
+            assert_eq!(
+                (header.api_key, header.version, header.correlation_id),
+                (Api::Heartbeat, version, 7)
+            );
             assert_eq!(header.client_id.as_deref(), Some("me"));
             assert_eq!(frame, "body");
         }
@@ -146,15 +158,31 @@ mod tests {
     #[test]
     fn the_records_of_a_request_are_slices_of_its_frame() {
         let records = Bytes::from(vec![7; 5000]);
-        let partition = request::PartitionProduceData { records: Some(records.into()), ..Default::default() };
-        let topic = request::TopicProduceData { partition_data: vec![partition], ..Default::default() };
+        let partition = request::PartitionProduceData {
+            records: Some(records.into()),
+            ..Default::default()
+        };
+        let topic = request::TopicProduceData {
+            partition_data: vec![partition],
+            ..Default::default()
+        };
         let mut body = BytesMut::new();
-        ProduceRequest { topic_data: vec![topic], ..Default::default() }.encode(&mut body, 9).unwrap();
+        ProduceRequest {
+            topic_data: vec![topic],
+            ..Default::default()
+        }
+        .encode(&mut body, 9)
+        .unwrap();
         let body = body.freeze();
 
         let mut decoded: ProduceRequest = decode_request(&mut body.clone(), 9).unwrap();
 
-        let records = decoded.topic_data[0].partition_data[0].records.take().unwrap().into_bytes().unwrap();
+        let records = decoded.topic_data[0].partition_data[0]
+            .records
+            .take()
+            .unwrap()
+            .into_bytes()
+            .unwrap();
         assert!(body.as_ptr_range().contains(&records.as_ptr()));
     }
 
@@ -181,15 +209,28 @@ mod tests {
         let file = FsDisk.create(&dir.path().join("segment")).unwrap();
         let parts = vec![
             Part::Memory(memory.clone()),
-            Part::File { file: Arc::clone(&file), position: 9, len: 10 },
+            Part::File {
+                file: Arc::clone(&file),
+                position: 9,
+                len: 10,
+            },
             Part::Memory(Bytes::from_static(b"small")),
         ];
 
         let frame = encode_response(1, 12, &fetched(parts));
 
-        let Part::Memory(sent) = &frame[1] else { panic!("the second part is the large batch") };
+        let Part::Memory(sent) = &frame[1] else {
+            panic!("the second part is the large batch")
+        };
         assert_eq!(sent.as_ptr(), memory.as_ptr());
-        assert_eq!(frame[2], Part::File { file, position: 9, len: 10 });
+        assert_eq!(
+            frame[2],
+            Part::File {
+                file,
+                position: 9,
+                len: 10
+            }
+        );
         assert_eq!(frame.len(), 4);
         let expected = [&memory[..], &[b'f'; 10], b"small"].concat();
         let all_in_memory = encode_response(1, 12, &fetched(vec![Part::Memory(expected.into())]));
@@ -198,7 +239,11 @@ mod tests {
 
     #[test]
     fn a_length_counts_the_records_beside_the_frame() {
-        let frame = joined(&encode_response(1, 4, &fetched(vec![Part::Memory(vec![1; 3000].into())])));
+        let frame = joined(&encode_response(
+            1,
+            4,
+            &fetched(vec![Part::Memory(vec![1; 3000].into())]),
+        ));
 
         assert_eq!(frame[..4], u32::try_from(frame.len() - 4).unwrap().to_be_bytes());
     }

@@ -91,7 +91,11 @@ impl fmt::Debug for Part {
 
 impl From<varve_log::Slice> for Part {
     fn from(slice: varve_log::Slice) -> Self {
-        Self::File { file: slice.file, position: slice.position, len: slice.len }
+        Self::File {
+            file: slice.file,
+            position: slice.position,
+            len: slice.len,
+        }
     }
 }
 
