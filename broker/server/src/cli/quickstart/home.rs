@@ -44,16 +44,23 @@ impl Home {
             http_port: port(PORTS.1)?,
             used_before,
         };
-        let lines: String = home
+        if !home.used_before {
+            home.write_config()?;
+        }
+        Ok(home)
+    }
+
+    /// Writes down how this run was configured. Only once the node runs: an earlier one may still hold the directory,
+    /// and then its own configuration is the true one.
+    pub(super) fn write_config(&self) -> anyhow::Result<()> {
+        let file = self.config_file();
+        let lines: String = self
             .properties()
             .iter()
             .map(|(key, value)| format!("{key}={value}\n"))
             .collect();
-        fs::write(
-            home.config_file(),
-            format!("# Written by `varve quickstart`.\n{lines}"),
-        )?;
-        Ok(home)
+        fs::write(&file, format!("# Written by `varve quickstart`.\n{lines}"))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     pub(super) fn properties(&self) -> Vec<(&'static str, String)> {

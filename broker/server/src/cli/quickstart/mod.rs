@@ -95,7 +95,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .map(|(key, value)| (*key, value.as_str()))
         .collect();
     let node = Node::start(Config::from_properties(&pairs)?)?;
-    let outcome = tell(&story, &home, &node, begun).and_then(|()| {
+    let told = home
+        .write_config()
+        .and_then(|()| tell(&story, &home, &node, begun));
+    let outcome = told.and_then(|()| {
         if arguments.once {
             return Ok(());
         }
