@@ -25,7 +25,12 @@ fn pages() -> Vec<(PathBuf, String)> {
     found.push(root.join("README.md"));
     found
         .into_iter()
-        .map(|path| (path.strip_prefix(&root).expect("found below the root").to_owned(), read(&path)))
+        .map(|path| {
+            (
+                path.strip_prefix(&root).expect("found below the root").to_owned(),
+                read(&path),
+            )
+        })
         .collect()
 }
 

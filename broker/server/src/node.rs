@@ -182,10 +182,7 @@ impl Node {
 /// Ways to the shards, and their threads.
 type Shards = (Arc<[ShardHandle]>, Vec<JoinHandle<()>>);
 
-fn start_shards(
-    broker: &Arc<Broker>,
-    stopped: &watch::Receiver<bool>,
-) -> anyhow::Result<Shards> {
+fn start_shards(broker: &Arc<Broker>, stopped: &watch::Receiver<bool>) -> anyhow::Result<Shards> {
     let started: Vec<(ShardHandle, JoinHandle<()>)> = (0..broker.config.shards)
         .map(|number| shard::start(number, Arc::clone(broker), stopped.clone()))
         .collect::<std::io::Result<_>>()?;

@@ -127,6 +127,7 @@ impl World {
         self.quorum.answer(&answers);
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each event of the model")]
     async fn run(&mut self, op: Op) {
         match op {
             Op::Upload {

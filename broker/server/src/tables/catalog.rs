@@ -48,7 +48,10 @@ impl Catalog for QuorumCatalog {
             Ok(Outcome::TableCommitted { version }) => Ok(TableVersion::new(version)),
             Ok(other) => Err(SwapError::Unknown(format!("answered with {other:?}").into())),
             Err(ProposeError::Rejected(Rejected::TableMoved { .. })) => Err(SwapError::Conflict),
-            Err(ProposeError::Rejected(Rejected::TableFenced { .. })) => Err(SwapError::Fenced),
+            // The topic was deleted, or somebody else writes: this tenure is over either way.
+            Err(ProposeError::Rejected(Rejected::TableFenced { .. } | Rejected::UnknownTable(_))) => {
+                Err(SwapError::Fenced)
+            }
             Err(error @ (ProposeError::Rejected(_) | ProposeError::NotApplied(_))) => {
                 Err(SwapError::NotApplied(error.into()))
             }

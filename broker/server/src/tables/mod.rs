@@ -167,6 +167,9 @@ impl Keeper {
             ..TableSettings::default()
         };
         let table = Table::open_or_create(bucket, name, WriterEpoch::new(epoch), settings, catalog).await?;
+        if let Err(error) = table.sweep().await {
+            tracing::warn!(topic = %topic.name, %error, "orphans of earlier table writers stay for now");
+        }
         let interval = Duration::from_millis(u64::try_from(config.commit_interval_ms).unwrap_or(0));
         Ok((table, interval))
     }
