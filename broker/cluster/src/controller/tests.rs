@@ -1,3 +1,5 @@
+//! What the metadata state machine must do, rule by rule, and what must hold whatever it is told.
+
 use proptest::prelude::*;
 use uuid::Uuid;
 use varve_log::{LeaderEpoch, Offset};

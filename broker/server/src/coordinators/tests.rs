@@ -35,6 +35,10 @@ fn group() -> GroupId {
 }
 
 fn start(dir: &Path) -> Node {
+    start_with(dir, "os")
+}
+
+fn start_with(dir: &Path, flush: &str) -> Node {
     let dir = dir.to_str().unwrap();
     let pairs = [
         ("listeners", "PLAINTEXT://127.0.0.1:0"),
@@ -42,6 +46,7 @@ fn start(dir: &Path) -> Node {
         ("varve.http.listener", "none"),
         ("group.initial.rebalance.delay.ms", "50"),
         ("offsets.topic.num.partitions", "4"),
+        ("varve.flush", flush),
     ];
     let begun = Instant::now();
     loop {
@@ -213,8 +218,14 @@ fn join(member: &str) -> JoinGroupRequest {
 
 #[test]
 fn a_member_joins_commits_and_goes_on_after_a_restart() {
+    for flush in ["os", "group"] {
+        join_commit_restart(flush);
+    }
+}
+
+fn join_commit_restart(flush: &str) {
     let home = tempfile::tempdir().unwrap();
-    let node = start(home.path());
+    let node = start_with(home.path(), flush);
     let mut client = Client::of(&node);
     client.create_topic();
     client.find();
@@ -241,7 +252,7 @@ fn a_member_joins_commits_and_goes_on_after_a_restart() {
     assert_eq!(client.committed(), 42);
     node.shutdown();
 
-    let node = start(home.path());
+    let node = start_with(home.path(), flush);
     let mut client = Client::of(&node);
 
     assert_eq!(client.committed(), 42, "never «nothing», not even while loading");
