@@ -5,7 +5,7 @@
 //! they stay where they are (memory or file) until the socket takes them.
 //!
 //! Each API has a module here (`wire::fetch::FetchRequest`, `wire::fetch::response::PartitionData`),
-//! generated from Kafka's schemas in `schemas/` by `tests/src/bin/gen_wire.rs`.
+//! generated from Kafka's schemas in `schemas/` by `tests/src/bin/gen_wire`.
 //! Which versions are spoken is decided in `versions`, not by the schemas.
 
 pub mod error_code;

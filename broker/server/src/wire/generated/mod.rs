@@ -1,4 +1,4 @@
-//! Kafka's messages, generated from the schemas by `tests/src/bin/gen_wire.rs`. Do not edit.
+//! Kafka's messages, generated from the schemas by `tests/src/bin/gen_wire`. Do not edit.
 #![expect(
     clippy::excessive_nesting,
     clippy::field_reassign_with_default,
