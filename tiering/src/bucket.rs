@@ -5,7 +5,7 @@ use crate::credentials::{Credentials, standard_chain};
 use crate::store::{Patience, Reason, Store};
 use crate::store_error::{Cause, CauseKind, StoreError};
 use bytes::Bytes;
-use object_store::aws::{AmazonS3Builder, Checksum};
+use object_store::aws::{AmazonS3Builder, AwsCredentialProvider, Checksum};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, PutPayload, RetryConfig};
 use std::path::PathBuf;
@@ -152,11 +152,21 @@ async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>
         .clone()
         .or_else(|| chain.region().map(ToString::to_string));
     let region = region.unwrap_or_else(|| "us-east-1".to_owned());
+    connect(config, bucket, endpoint, &region, Arc::new(credentials))
+}
+
+fn connect(
+    config: &BucketConfig,
+    bucket: &str,
+    endpoint: Option<String>,
+    region: &str,
+    credentials: AwsCredentialProvider,
+) -> Result<(Arc<dyn ObjectStore>, String), BucketError> {
     let path_style = config.path_style.unwrap_or_else(|| endpoint.is_some());
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
-        .with_region(&region)
-        .with_credentials(Arc::new(credentials))
+        .with_region(region)
+        .with_credentials(credentials)
         .with_virtual_hosted_style_request(!path_style)
         // SHA-256 over every body costs more than everything else an upload does. CRC-64/NVME is what S3 itself
         // keeps, all servers we know accept it, and the data carries its own CRCs besides.
@@ -169,11 +179,10 @@ async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>
         let parsed = Url::parse(&endpoint)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"));
-        let parsed = parsed
-            .filter(Url::has_host)
-            .ok_or_else(|| BucketError::BadEndpoint {
-                endpoint: endpoint.clone(),
-            })?;
+        let parsed = parsed.filter(Url::has_host);
+        let parsed = parsed.ok_or_else(|| BucketError::BadEndpoint {
+            endpoint: endpoint.clone(),
+        })?;
         shown.clone_from(&endpoint);
         builder = builder.with_endpoint(addressed(&parsed, bucket, path_style));
     }
@@ -293,6 +302,7 @@ impl Where<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::aws::AwsCredential;
 
     fn chance() -> Chance {
         Arc::new(|| Uuid::new_v4().as_u128())
@@ -336,5 +346,76 @@ mod tests {
         let endpoint = Url::parse("http://127.0.0.1:9000/").unwrap();
         assert_eq!(addressed(&endpoint, "b", true), "http://127.0.0.1:9000");
         assert_eq!(addressed(&endpoint, "b", false), "http://b.127.0.0.1:9000");
+    }
+
+    /// A server that answers everything with this.
+    async fn server(answer: &'static str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = socket.read(&mut request).await;
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    async fn open_s3(endpoint: &str) -> BucketError {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = "s3://sediment/log".to_owned();
+        let config = BucketConfig {
+            url,
+            ..BucketConfig::default()
+        };
+        let key = AwsCredential {
+            key_id: "id".to_owned(),
+            secret_key: "secret".to_owned(),
+            token: None,
+        };
+        let credentials = Arc::new(object_store::StaticCredentialProvider::new(key));
+        let made = connect(
+            &config,
+            "sediment",
+            Some(endpoint.to_owned()),
+            "us-east-1",
+            credentials,
+        );
+        let (objects, shown) = match made {
+            Ok(made) => made,
+            Err(error) => return error,
+        };
+        let store = Store::new(objects, "log", Patience::default(), chance());
+        probe(
+            &store,
+            &Where {
+                config: &config,
+                endpoint: Some(shown),
+            },
+            1,
+        )
+        .await
+        .unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn each_way_an_s3_bucket_fails_has_its_own_line() {
+        let missing = "HTTP/1.1 404 Not Found\r\nContent-Length: 40\r\nConnection: close\r\n\r\n\
+                       <Error><Code>NoSuchBucket</Code></Error>";
+        let error = open_s3(&server(missing).await).await;
+        assert!(matches!(error, BucketError::Missing { .. }), "{error}");
+
+        let refused = "HTTP/1.1 403 Forbidden\r\nContent-Length: 49\r\nConnection: close\r\n\r\n\
+                       <Error><Code>SignatureDoesNotMatch</Code></Error>";
+        let error = open_s3(&server(refused).await).await;
+        assert!(matches!(error, BucketError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("SignatureDoesNotMatch") && !error.to_string().contains('\n'));
+
+        let error = open_s3("http://127.0.0.1:1").await;
+        assert!(matches!(error, BucketError::Unreachable { .. }), "{error}");
+        let error = open_s3("127.0.0.1:9000").await;
+        assert!(matches!(error, BucketError::BadEndpoint { .. }), "{error}");
     }
 }

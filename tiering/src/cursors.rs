@@ -59,6 +59,18 @@ struct Slot {
     cursor: Option<Cursor>,
 }
 
+impl Slot {
+    fn ahead(&self) -> usize {
+        self.cursor.as_ref().map_or(0, |cursor| cursor.ahead.len())
+    }
+
+    fn holds(&self) -> bool {
+        self.cursor
+            .as_ref()
+            .is_some_and(|cursor| cursor.current.is_some() || !cursor.ahead.is_empty())
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Cursors {
     slots: Mutex<HashMap<CursorId, Slot>>,
@@ -100,43 +112,41 @@ impl Cursors {
         );
     }
 
-    /// Whether another cursor that is alive is behind `position`.
-    pub(crate) fn is_followed(&self, id: CursorId, partition: TierPartition, position: Offset) -> bool {
-        self.slots
-            .lock()
-            .iter()
-            .any(|(other, slot)| *other != id && slot.partition == partition && slot.position < position)
+    /// Whether another cursor, read within `idle`, is behind `position`.
+    pub(crate) fn is_followed(
+        &self,
+        id: CursorId,
+        partition: TierPartition,
+        position: Offset,
+        idle: Duration,
+    ) -> bool {
+        self.slots.lock().iter().any(|(other, slot)| {
+            let behind = slot.partition == partition && slot.position < position;
+            *other != id && behind && slot.used.elapsed() < idle
+        })
     }
 
     /// Takes the windows of cursors that were not read for `idle`; returns how many chunks went unread.
-    /// The least lately used goes even if it is younger, when `press` says that room is needed now.
-    pub(crate) fn reclaim(&self, idle: Duration, press: bool) -> usize {
+    pub(crate) fn reclaim_idle(&self, idle: Duration) -> usize {
         let mut slots = self.slots.lock();
-        let mut unread = 0;
-        slots.retain(|_, slot| {
-            let expired = slot.used.elapsed() > idle;
-            if expired && let Some(cursor) = &slot.cursor {
-                unread += cursor.ahead.len();
-            }
-            // A cursor out on a read is not idle.
-            !expired || slot.cursor.is_none()
-        });
-        if press {
-            let holds = |slot: &Slot| {
-                slot.cursor
-                    .as_ref()
-                    .is_some_and(|c| c.current.is_some() || !c.ahead.is_empty())
-            };
-            let oldest = slots
-                .values_mut()
-                .filter(|slot| holds(slot))
-                .min_by_key(|slot| slot.used);
-            if let Some(cursor) = oldest.and_then(|slot| slot.cursor.as_mut()) {
-                unread += cursor.ahead.len();
-                cursor.current = None;
-                cursor.ahead.clear();
-                cursor.window.evicted_unread();
-            }
+        let expired = |slot: &Slot| slot.used.elapsed() > idle;
+        let unread = slots.values().filter(|slot| expired(slot)).map(Slot::ahead).sum();
+        slots.retain(|_, slot| !expired(slot));
+        unread
+    }
+
+    /// Takes the window of the cursor that was not read for longest: another one waits for its first chunk.
+    pub(crate) fn reclaim_one(&self) -> usize {
+        let mut slots = self.slots.lock();
+        let holding = slots.values_mut().filter(|slot| slot.holds());
+        let Some(oldest) = holding.min_by_key(|slot| slot.used) else {
+            return 0;
+        };
+        let unread = oldest.ahead();
+        if let Some(cursor) = &mut oldest.cursor {
+            cursor.current = None;
+            cursor.ahead.clear();
+            cursor.window.evicted_unread();
         }
         unread
     }

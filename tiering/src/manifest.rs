@@ -111,7 +111,12 @@ impl Entry {
         first(chunk as usize)..first(chunk as usize + 1)
     }
 
-    /// Where `blocks` lie in the data, and their checksum as one run.
+    /// Where `blocks` lie in the data.
+    pub(crate) fn range(&self, blocks: Range<usize>) -> Range<u64> {
+        self.block_start(blocks.start)..self.block_start(blocks.end)
+    }
+
+    /// The same, with their checksum as one run: some ten microseconds a block, so only for what is downloaded.
     pub(crate) fn span(&self, blocks: Range<usize>) -> Span {
         let start = self.block_start(blocks.start);
         let end = self.block_start(blocks.end);
@@ -212,9 +217,12 @@ impl Manifest {
         out.bytes.into()
     }
 
-    /// What the pointer in the metadata quorum keeps of an encoded manifest.
+    /// What the pointer in the metadata quorum keeps of an encoded manifest: its checksum, computed anew.
+    ///
+    /// Over all but the checksum at the end: a CRC over bytes and their own CRC is the same number for all bytes.
     pub fn hash(encoded: &[u8]) -> String {
-        format!("{:016x}", crc_fast::crc64_nvme(encoded))
+        let body = encoded.len().saturating_sub(HASH_BYTES);
+        format!("{:016x}", crc_fast::crc64_nvme(&encoded[..body]))
     }
 
     pub fn decode(bytes: &Bytes) -> Result<Self, &'static str> {
@@ -347,6 +355,14 @@ pub(crate) mod tests {
     fn a_manifest_comes_back() {
         let manifest = manifest(17, &[5, 1, 90]);
         assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
+    }
+
+    #[test]
+    fn different_manifests_have_different_hashes() {
+        let hashes: std::collections::HashSet<String> = (1..50)
+            .map(|len| Manifest::hash(&manifest(17, &[len]).encode()))
+            .collect();
+        assert_eq!(hashes.len(), 49);
     }
 
     #[test]

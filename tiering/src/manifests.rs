@@ -48,7 +48,6 @@ impl Manifests {
                 key: pointer.manifest_key.clone(),
                 reason,
             };
-            // The hash covers what encode() made, which ends in the same checksum over the rest.
             if Manifest::hash(&bytes) != pointer.manifest_hash {
                 return Err(corrupt("manifest is not the one that was committed"));
             }

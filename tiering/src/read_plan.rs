@@ -21,6 +21,16 @@ impl ChunkAt {
         self.entry.span(self.entry.chunk_blocks(self.chunk))
     }
 
+    /// Where its data begins in the entry's.
+    pub(crate) fn start(&self) -> u64 {
+        self.entry.range(self.entry.chunk_blocks(self.chunk)).start
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let range = self.entry.range(self.entry.chunk_blocks(self.chunk));
+        usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+    }
+
     /// The offset after the last record of the chunk.
     pub(crate) fn end(&self) -> Offset {
         let behind = self.entry.chunk_blocks(self.chunk).end;
@@ -77,7 +87,7 @@ mod tests {
         let first = locate(&manifest, Offset::new(100)).unwrap().at;
         let walk: Vec<ChunkAt> = std::iter::successors(Some(first), |at| next(&manifest, at)).collect();
         assert_eq!(walk.len(), 4 + 1 + 2);
-        let bytes: usize = walk.iter().map(|at| at.span().bytes()).sum();
+        let bytes: usize = walk.iter().map(ChunkAt::bytes).sum();
         assert_eq!(bytes as u64, manifest.bytes());
         assert_eq!(walk.last().unwrap().end(), manifest.end().unwrap());
     }

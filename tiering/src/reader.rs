@@ -107,7 +107,7 @@ impl Tier {
 
     /// The consumers of closed connections will not come back: their windows may go now.
     pub fn forget_idle_cursors(&self) {
-        let unread = self.inner.cursors.reclaim(self.inner.settings.cursor_idle, false);
+        let unread = self.inner.cursors.reclaim_idle(self.inner.settings.cursor_idle);
         self.inner.served.dropped_unread.fetch_add(unread as u64, Relaxed);
     }
 }
@@ -230,7 +230,7 @@ impl Turn<'_> {
             let Some(following) = next(self.manifest, last) else {
                 return;
             };
-            let Some(spent) = self.inner.budget.spend_ahead(following.span().bytes()) else {
+            let Some(spent) = self.inner.budget.spend_ahead(following.bytes()) else {
                 let ready = u32::try_from(self.cursor.ahead.len()).unwrap_or(u32::MAX);
                 self.cursor.window.starved(ready);
                 return;
@@ -267,10 +267,10 @@ impl Turn<'_> {
 
     /// Room for a chunk that is waited for.
     fn spend(&self, at: &ChunkAt) -> Option<Spent> {
-        let bytes = at.span().bytes();
+        let bytes = at.bytes();
         let budget = &self.inner.budget;
         budget.spend(bytes).or_else(|| {
-            let unread = self.inner.cursors.reclaim(self.inner.settings.cursor_idle, true);
+            let unread = self.inner.cursors.reclaim_one();
             self.inner.served.dropped_unread.fetch_add(unread as u64, Relaxed);
             budget.spend(bytes)
         })
@@ -278,7 +278,10 @@ impl Turn<'_> {
 
     fn fetch(&self, at: &ChunkAt, spent: Option<Spent>) -> Fetch {
         let (inner, partition, at) = (Arc::clone(self.inner), self.partition, at.clone());
-        let followed = inner.cursors.is_followed(self.id, partition, at.entry.base());
+        let idle = inner.settings.cursor_idle;
+        let followed = inner
+            .cursors
+            .is_followed(self.id, partition, at.entry.base(), idle);
         self.inner.runtime.spawn(async move {
             let bytes = chunk_bytes(&inner, partition, &at, followed).await?;
             Ok(Held { bytes, _spent: spent })
@@ -301,7 +304,7 @@ impl Loaded {
         let blocks = at.entry.chunk_blocks(at.chunk);
         Self {
             bytes,
-            start: at.span().start,
+            start: at.start(),
             is_chunk: true,
             at: at.clone(),
             blocks,

@@ -473,8 +473,8 @@ impl Store {
     }
 }
 
-/// An upload in parts. Ended by [`Self::complete`] or [`Self::abort`]; one that is only dropped leaves its parts to
-/// the bucket's lifecycle rule.
+/// An upload in parts. Ended by [`Self::complete`] or [`Self::abort`]; one that is only dropped is aborted in the
+/// background, and what that misses is the bucket's lifecycle rule's.
 pub struct Parts {
     store: Store,
     reason: Reason,
@@ -509,15 +509,8 @@ impl Parts {
 
     /// Best effort: what stays is invisible and the lifecycle rule's.
     pub async fn abort(mut self) {
-        if let Some(mut upload) = self.upload.take() {
-            self.store.counters(self.reason).deletes.fetch_add(1, Relaxed);
-            if let Err(fault) = self.store.within(0, upload.abort()).await {
-                tracing::debug!(
-                    "parts of an upload stay behind. key={}, cause={}",
-                    self.key,
-                    fault.text()
-                );
-            }
+        if let Some(upload) = self.upload.take() {
+            abort(&self.store, self.reason, &self.key, upload).await;
         }
     }
 
@@ -527,5 +520,27 @@ impl Parts {
             kind: CauseKind::Other,
             text,
         })
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        let Some(upload) = self.upload.take() else { return };
+        // Interrupted, by the end of a leadership say.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (store, reason, key) = (self.store.clone(), self.reason, std::mem::take(&mut self.key));
+        runtime.spawn(async move { abort(&store, reason, &key, upload).await });
+    }
+}
+
+async fn abort(store: &Store, reason: Reason, key: &str, mut upload: Box<dyn MultipartUpload>) {
+    store.count_delete(reason);
+    if let Err(fault) = store.within(0, upload.abort()).await {
+        tracing::debug!(
+            "parts of an upload stay behind. key={key}, cause={}",
+            fault.text()
+        );
     }
 }

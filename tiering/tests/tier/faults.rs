@@ -2,14 +2,14 @@
 
 use crate::support::{
     Answer, EPOCH, Fault, FaultyBucket, MemoryFile, Quorum, bytes_of, metadata, partition, read_all, segment,
-    store, tier,
+    store, store_with, tier,
 };
 use object_store::ObjectStoreExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 use varve_log::Offset;
-use varve_tiering::{CursorId, ReadError, UploadError};
+use varve_tiering::{CursorId, Patience, ReadError, UploadError};
 
 const MIB: usize = 1 << 20;
 
@@ -271,7 +271,10 @@ async fn a_segment_that_does_not_continue_the_tier_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_straggler_is_overtaken_by_a_second_request() {
     let bucket = FaultyBucket::new();
-    let tier = tier(store(&bucket), |settings| settings.window_chunks_max = 0).await;
+    let tier = tier(store_with(&bucket, Patience::default()), |settings| {
+        settings.window_chunks_max = 0
+    })
+    .await;
     let quorum = Quorum::new();
     let segments: Vec<_> = (0..60).map(|i| segment(i * 3, 3, 1, 700_000)).collect();
     let pointer = tier
@@ -288,6 +291,8 @@ async fn a_straggler_is_overtaken_by_a_second_request() {
         }
         next
     };
+    // Slow enough that a busy machine does not make a straggler of one that is not.
+    bucket.plan(|what, _| (what == "get").then_some(Fault::Slow(Duration::from_millis(60))));
     let next = read_until(Offset::ZERO, 174).await;
     let late = AtomicU32::new(0);
     bucket.plan(move |what, _| {
@@ -298,11 +303,7 @@ async fn a_straggler_is_overtaken_by_a_second_request() {
     let began = std::time::Instant::now();
     read_until(next, 180).await;
 
-    // Without the second request the first would be given up after 400 ms and asked again.
-    assert!(
-        began.elapsed() < Duration::from_millis(390),
-        "{:?}",
-        began.elapsed()
-    );
+    // Without the second request the first would be given up after 15 seconds.
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     assert_eq!(tier.read_stats().hedged, 1);
 }

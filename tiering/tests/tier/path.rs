@@ -1,12 +1,11 @@
 //! The whole path: sealed segments into a bucket, committed, read back byte for byte, expired, collected.
 
 use crate::support::{
-    EPOCH, FaultyBucket, Quorum, bytes_of, chance, metadata, partition, patience, read_all, segment, store,
-    tier,
+    EPOCH, FaultyBucket, Quorum, bytes_of, chance, metadata, partition, read_all, segment, store, tier,
 };
 use object_store::ObjectStore;
 use varve_log::{LeaderEpoch, Offset, Timestamp};
-use varve_tiering::{BucketConfig, CursorId, ReadError, Reason, SealedInput, open_bucket};
+use varve_tiering::{BucketConfig, CursorId, Patience, ReadError, Reason, SealedInput, open_bucket};
 
 const MIB: usize = 1 << 20;
 
@@ -25,7 +24,9 @@ async fn what_was_uploaded_is_read_back_byte_for_byte_from_a_directory() {
         url: format!("file://{}/bucket", dir.path().display()),
         ..Default::default()
     };
-    let store = open_bucket(&config, patience(), chance(5)).await.unwrap();
+    let store = open_bucket(&config, Patience::default(), chance(5))
+        .await
+        .unwrap();
     let tier = tier(store, |_| {}).await;
     let quorum = Quorum::new();
     let segments = large();

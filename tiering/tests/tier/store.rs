@@ -4,7 +4,7 @@ use crate::support::{Fault, FaultyBucket, chance, patience, store};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use varve_tiering::{BucketConfig, CauseKind, Reason, Store, StoreError, open_bucket};
+use varve_tiering::{BucketConfig, CauseKind, Patience, Reason, Store, StoreError, open_bucket};
 
 const MIB: usize = 1 << 20;
 
@@ -15,7 +15,12 @@ async fn on_both(test: impl AsyncFn(Store)) {
         url,
         ..Default::default()
     };
-    test(open_bucket(&config, patience(), chance(3)).await.unwrap()).await;
+    test(
+        open_bucket(&config, Patience::default(), chance(3))
+            .await
+            .unwrap(),
+    )
+    .await;
     test(store(&FaultyBucket::new())).await;
 }
 

@@ -446,11 +446,11 @@ pub(crate) fn bytes_of(segments: &[SealedInput]) -> Vec<u8> {
     all
 }
 
-/// Short enough for tests on a paused clock as well as on a real one.
+/// Short, because tests wait for what hangs; long enough for a machine that is busy with other tests.
 pub(crate) fn patience() -> Patience {
     Patience {
-        answer: Duration::from_millis(400),
-        stall: Duration::from_millis(400),
+        answer: Duration::from_millis(1500),
+        stall: Duration::from_millis(1500),
         backoff_first: Duration::from_millis(1),
         backoff_max: Duration::from_millis(20),
         ..Patience::default()
@@ -458,12 +458,12 @@ pub(crate) fn patience() -> Patience {
 }
 
 pub(crate) fn store(bucket: &Arc<FaultyBucket>) -> Store {
-    Store::new(
-        Arc::clone(bucket) as Arc<dyn ObjectStore>,
-        "some/prefix",
-        patience(),
-        chance(1),
-    )
+    store_with(bucket, patience())
+}
+
+pub(crate) fn store_with(bucket: &Arc<FaultyBucket>, patience: Patience) -> Store {
+    let objects = Arc::clone(bucket) as Arc<dyn ObjectStore>;
+    Store::new(objects, "some/prefix", patience, chance(1))
 }
 
 pub(crate) async fn tier(store: Store, change: impl FnOnce(&mut Settings)) -> Tier {
@@ -485,11 +485,20 @@ pub(crate) fn metadata(quorum: &Arc<Quorum>) -> Arc<dyn TierMetadata> {
 
 /// All of the tier from `from` on, as one consumer reads it.
 pub(crate) async fn read_all(tier: &Tier, quorum: &Quorum, from: Offset, max_bytes: usize) -> Vec<u8> {
-    let pointer = quorum.pointer();
+    read_as_of(tier, &quorum.pointer(), from, max_bytes).await
+}
+
+/// All that `pointer` names from `from` on, whatever is committed meanwhile.
+pub(crate) async fn read_as_of(
+    tier: &Tier,
+    pointer: &TierPointer,
+    from: Offset,
+    max_bytes: usize,
+) -> Vec<u8> {
     let (mut next, mut all) = (from, Vec::new());
     while next < pointer.end {
         let slice = tier
-            .read(partition(), &pointer, next, max_bytes, CursorId(1))
+            .read(partition(), pointer, next, max_bytes, CursorId(1))
             .await
             .unwrap();
         assert!(slice.next_offset > next);
