@@ -37,9 +37,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     outcome
 }
 
+/// What the libraries below us say at start is of no use to an operator.
+const QUIET: &str = "foyer=warn,foyer_storage=warn,foyer_memory=warn,aws_config=error";
+
 /// Log lines go to stderr, from `level` on unless RUST_LOG says otherwise.
 pub(super) fn log_to_stderr(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
