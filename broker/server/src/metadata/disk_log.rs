@@ -1,7 +1,9 @@
 //! The metadata log on disk: `__cluster_metadata-0/` in the first log directory.
 //!
-//!     00000000000000000123.snapshot    the state after command 123
-//!     00000000000000000124.log         the commands from 124 on
+//! ```text
+//! 00000000000000000123.snapshot    the state after command 123
+//! 00000000000000000124.log         the commands from 124 on
+//! ```
 //!
 //! Opening reads the snapshot and applies the log. A torn last frame was never acknowledged and is cut; any
 //! other damage refuses to open, because a state with a hole in its history is worse than none.

@@ -1,6 +1,8 @@
 //! How metadata lies on disk: checksummed frames.
 //!
-//!     length u32 · crc32c u32 · payload       (little endian; the checksum covers length and payload)
+//! ```text
+//! length u32 · crc32c u32 · payload       (little endian; the checksum covers length and payload)
+//! ```
 //!
 //! One frame is what one write carried and one sync made durable, so at most the last frame of a file can be
 //! torn. A frame that does not read but has another behind it was whole once: that is corruption.

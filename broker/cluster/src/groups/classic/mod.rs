@@ -1,8 +1,10 @@
 //! One consumer group of the classic protocol, as a state machine.
 //!
-//!     Empty ──join──▶ PreparingRebalance ──all joined, or time is up──▶ CompletingRebalance
-//!       ▲                   ▲     ▲                                            │ leader's assignment stored
-//!       └── last one gone ──┘     └── join, leave, session over ── Stable ◀────┘
+//! ```text
+//! Empty ──join──▶ PreparingRebalance ──all joined, or time is up──▶ CompletingRebalance
+//!   ▲                   ▲     ▲                                            │ leader's assignment stored
+//!   └── last one gone ──┘     └── join, leave, session over ── Stable ◀────┘
+//! ```
 //!
 //! Requests come in with the time and, where an answer may have to wait, a [`Ticket`]; answers and state to
 //! be stored go out as [`Effect`]s. What the group promises its members it has stored first: the caller
