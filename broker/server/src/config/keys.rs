@@ -218,7 +218,7 @@ pub const KEYS: &[Key] = &[
     key(
         "varve.flush",
         Kind::String,
-        Some("os"),
+        Some("group"),
         "When a produce request counts as written. `os`: the write reached the page cache (Apache Kafka's own durability: survives the process, not the power). `group`: it is on stable storage; one sync is in flight, the next group forms behind it.",
     ),
     key(

@@ -11,18 +11,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use varve_cluster::TopicId;
 use varve_cluster::controller::{Command, Outcome, Topic};
 use varve_cluster::topic_config::{self, Column, ColumnType, TableConfig};
 use varve_lakehouse_sink::catalog::WriterEpoch;
 use varve_lakehouse_sink::{
-    Bucket, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode,
+    Bucket, CommitError, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode,
 };
 
 /// How often topics are looked at for a table that should be kept and is not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Pause after an error that a later try may not meet.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// How often one commit is tried before the table is opened anew.
+const COMMIT_TRIES: usize = 4;
 /// Bytes read from one partition before the next has its turn.
 const READ_BYTES: usize = 4 << 20;
 /// Rows collected in memory before a commit is made early.
@@ -137,7 +140,7 @@ impl Keeper {
                 // The next tenure begins with the new configuration.
                 Some(_) | None => return Ok(()),
             }
-            let lag = self.catch_up(topic, &mut table).await?;
+            let lag = self.catch_up(topic, &mut table, interval).await?;
             self.status(topic, &table, lag);
         }
     }
@@ -175,7 +178,13 @@ impl Keeper {
     }
 
     /// Pushes and commits until nothing committed to the log is missing from the table; then 0 is left.
-    async fn catch_up(&mut self, topic: &Topic, table: &mut Table) -> anyhow::Result<u64> {
+    async fn catch_up(
+        &mut self,
+        topic: &Topic,
+        table: &mut Table,
+        interval: Duration,
+    ) -> anyhow::Result<u64> {
+        let mut due = Instant::now() + interval;
         loop {
             let mut lag = 0;
             let mut moved = false;
@@ -188,16 +197,39 @@ impl Keeper {
                 moved |= read.moved;
             }
             let stop = *self.stopped.borrow();
-            if !moved || stop || table.pending_rows() >= PENDING_ROWS_MAX {
-                let committed = table.commit(self.broker.clock.now()).await?;
-                if committed.rows > 0 {
-                    tracing::debug!(topic = %topic.name, rows = committed.rows, files = committed.files, "table commit");
-                }
+            // A topic that is written without a pause is committed on time all the same.
+            let is_due = table.pending_rows() >= PENDING_ROWS_MAX || Instant::now() >= due;
+            if !moved || stop || is_due {
+                self.commit(topic, table).await?;
+                due = Instant::now() + interval;
                 if !moved || stop {
                     return Ok(lag);
                 }
             }
         }
+    }
+
+    /// What failed for now is tried again with the rows in hand; giving up the tenure would mean reading them again.
+    async fn commit(&mut self, topic: &Topic, table: &mut Table) -> anyhow::Result<()> {
+        for _ in 1..COMMIT_TRIES {
+            match table.commit(self.broker.clock.now()).await {
+                Ok(committed) => {
+                    if committed.rows > 0 {
+                        tracing::debug!(topic = %topic.name, rows = committed.rows, files = committed.files, "table commit");
+                    }
+                    return Ok(());
+                }
+                Err(error @ (CommitError::NotApplied(_) | CommitError::Unknown(_))) => {
+                    tracing::warn!(topic = %topic.name, %error, "the table's commit is tried again");
+                    if self.pause(RETRY_PAUSE).await {
+                        return Ok(());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        table.commit(self.broker.clock.now()).await?;
+        Ok(())
     }
 
     fn status(&self, topic: &Topic, table: &Table, lag: u64) {
