@@ -211,7 +211,8 @@ impl Keeper {
 
     /// What failed for now is tried again with the rows in hand; giving up the tenure would mean reading them again.
     async fn commit(&mut self, topic: &Topic, table: &mut Table) -> anyhow::Result<()> {
-        for _ in 1..COMMIT_TRIES {
+        let mut tries = 1;
+        loop {
             match table.commit(self.broker.clock.now()).await {
                 Ok(committed) => {
                     if committed.rows > 0 {
@@ -219,7 +220,10 @@ impl Keeper {
                     }
                     return Ok(());
                 }
-                Err(error @ (CommitError::NotApplied(_) | CommitError::Unknown(_))) => {
+                Err(error @ (CommitError::NotApplied(_) | CommitError::Unknown(_)))
+                    if tries < COMMIT_TRIES =>
+                {
+                    tries += 1;
                     tracing::warn!(topic = %topic.name, %error, "the table's commit is tried again");
                     if self.pause(RETRY_PAUSE).await {
                         return Ok(());
@@ -228,8 +232,6 @@ impl Keeper {
                 Err(error) => return Err(error.into()),
             }
         }
-        table.commit(self.broker.clock.now()).await?;
-        Ok(())
     }
 
     fn status(&self, topic: &Topic, table: &Table, lag: u64) {
