@@ -2,7 +2,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /varve
 COPY . .
-RUN cargo build --release --locked
+RUN cargo build --release --locked --features sql
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -3,6 +3,7 @@
 //! Table metadata holds absolute URIs so that a stranger's engine can open it from the metadata file alone.
 //! A store knows only keys below its own root, so every call strips the root's URI here and nowhere else.
 
+use crate::commit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -11,7 +12,7 @@ use iceberg::io::{
     FileIO, FileIOBuilder, FileMetadata, FileRead, FileWrite, InputFile, OutputFile, Storage, StorageConfig,
     StorageFactory,
 };
-use iceberg::{Error, ErrorKind, Result};
+use iceberg::{Error, ErrorKind, Result, Runtime, TableIdent};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, WriteMultipart};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,21 @@ impl Bucket {
     /// Where the table of a topic lives.
     pub fn table_location(&self, topic: &str) -> String {
         format!("{}/tables/{topic}", self.root)
+    }
+
+    /// One version of a table as iceberg's own library, and engines built on it, read it. To be called, and the table
+    /// used, inside a tokio runtime.
+    pub async fn open_table(&self, name: &str, metadata_location: &str) -> Result<iceberg::table::Table> {
+        let io = self.file_io();
+        let metadata = commit::read_metadata(&io, metadata_location).await?;
+        iceberg::table::Table::builder()
+            .identifier(TableIdent::from_strs(["varve", name])?)
+            .metadata(metadata)
+            .metadata_location(metadata_location)
+            .file_io(io)
+            .runtime(Runtime::try_current()?)
+            .readonly(true)
+            .build()
     }
 
     pub(crate) fn file_io(&self) -> FileIO {

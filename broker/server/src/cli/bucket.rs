@@ -95,6 +95,37 @@ impl Tables {
         Ok(Some(Metadata { location, json }))
     }
 
+    /// The topics that have a table, in order of their names.
+    #[cfg(feature = "sql")]
+    pub(super) async fn topics(&self) -> anyhow::Result<Vec<String>> {
+        let folders = self
+            .store
+            .list_with_delimiter(Some(&Path::from("tables")))
+            .await?;
+        let name = |folder: &Path| folder.filename().map(str::to_owned);
+        let mut topics: Vec<_> = folders.common_prefixes.iter().filter_map(name).collect();
+        topics.sort_unstable();
+        Ok(topics)
+    }
+
+    /// A table as iceberg's own library reads it.
+    #[cfg(feature = "sql")]
+    pub(super) async fn iceberg(
+        &self,
+        topic: &str,
+        metadata: &Metadata,
+    ) -> anyhow::Result<iceberg::table::Table> {
+        let bucket = Bucket::new(Arc::clone(&self.store), &self.root);
+        let table = bucket.open_table(topic, &metadata.location).await;
+        table.context("the table cannot be opened")
+    }
+
+    /// Where the bucket is, as it was given.
+    #[cfg(feature = "sql")]
+    pub(super) fn root(&self) -> &str {
+        &self.root
+    }
+
     pub(super) async fn reader(&self, metadata: &Metadata) -> anyhow::Result<TableReader> {
         let bucket = Bucket::new(Arc::clone(&self.store), &self.root);
         TableReader::open(bucket, &metadata.location)
@@ -120,12 +151,22 @@ fn number(file: &str) -> Option<u64> {
 
 /// Runs the asynchronous part of a command.
 pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    block_on_runtime(&mut tokio::runtime::Builder::new_current_thread(), work)
+}
+
+/// As [`block_on`], for work that is spread over tasks.
+#[cfg(feature = "sql")]
+pub(super) fn block_on_all_cores<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    block_on_runtime(&mut tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+fn block_on_runtime<T>(
+    runtime: &mut tokio::runtime::Builder,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     // Reaching S3 needs a TLS provider; a node in this process may have installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(work)
+    runtime.enable_all().build()?.block_on(work)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod produce;
 mod progress;
 mod quickstart;
 mod server;
+#[cfg(feature = "sql")]
+mod sql;
 mod table;
 mod tier;
 mod topic;
@@ -55,7 +57,26 @@ enum Command {
     /// Describe and audit topics as Iceberg tables.
     #[command(subcommand)]
     Table(table::Command),
+    /// Ask the tables a question in SQL.
+    #[cfg(feature = "sql")]
+    Sql(sql::Question),
+    /// Ask the tables a question in SQL; this build has no engine for it.
+    #[cfg(not(feature = "sql"))]
+    Sql(NoSql),
 }
+
+/// Whatever is asked of a build without an SQL engine.
+#[cfg(not(feature = "sql"))]
+#[derive(Debug, Args)]
+struct NoSql {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _query: Vec<String>,
+}
+
+#[cfg(not(feature = "sql"))]
+const NO_SQL: &str = "this build has no SQL engine: build one with `cargo build --release --features sql`, or use the \
+                      image. Any engine that knows Iceberg reads the same tables; `varve table describe TOPIC` says \
+                      where they are";
 
 /// Which cluster, and how to answer: the same for every command that talks to one.
 #[derive(Debug, Args)]
@@ -91,6 +112,10 @@ pub fn main() -> ExitCode {
         Command::Group(command) => group::run(command),
         Command::Tier(command) => tier::run(command),
         Command::Table(command) => table::run(command),
+        #[cfg(feature = "sql")]
+        Command::Sql(arguments) => sql::run(&arguments),
+        #[cfg(not(feature = "sql"))]
+        Command::Sql(_) => Err(anyhow::anyhow!(NO_SQL)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -268,6 +268,11 @@ fn per_second(bytes: u64, took: Duration) -> u64 {
 fn next_steps(bootstrap: &str, http: &str, home: &Home, topic: &str, metadata: &str) -> String {
     let config = home.config_file();
     let config = config.display();
+    let sql = if cfg!(feature = "sql") {
+        format!("\n  varve sql -b {bootstrap} 'select count(*) from \"{topic}\"'")
+    } else {
+        String::new()
+    };
     format!(
         "
 try next, in another terminal:
@@ -275,7 +280,7 @@ try next, in another terminal:
   varve tier describe {topic} -b {bootstrap} --http http://{http}
   varve table audit {topic} -b {bootstrap}
   kcat -b {bootstrap} -C -t {topic} -c 3
-  duckdb -c \"INSTALL iceberg; LOAD iceberg; {}\"
+  duckdb -c \"INSTALL iceberg; LOAD iceberg; {}\"{sql}
   curl -s http://{http}/metrics
 start the node again later:
   varve server --config {config}",
