@@ -8,6 +8,7 @@ use crate::metadata::{MetadataQuorum, ProposeError};
 use crate::metrics::Metrics;
 use crate::partition::{Partition, Partitions};
 use crate::producer_ids::ProducerIds;
+use crate::server::memory::RequestMemory;
 use crate::tier::Tier;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ pub(crate) struct Broker {
     pub(crate) tables: Mutex<BTreeMap<String, crate::tables::Status>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
+    pub(crate) request_memory: Arc<RequestMemory>,
     pub(crate) complaints: Complaints,
     /// Object store, sink, admin work: everything that is not the data plane.
     pub(crate) background: tokio::runtime::Handle,

@@ -178,6 +178,11 @@ pub const FAMILIES: &[Family] = &[
         |b| cold(b, |r| r.budget_used_bytes),
     ),
     gauge(
+        "varve_request_memory_bytes",
+        "Request bytes held by all connections now.",
+        |b| one(b.request_memory.held_bytes() as u64),
+    ),
+    gauge(
         "kafka_consumergroup_lag",
         "Offsets between a group's commit and the partition's end.",
         |b| groups(b, true),

@@ -11,6 +11,7 @@ use crate::metadata::{Identity, MetadataQuorum, SingleNode};
 use crate::metrics::Metrics;
 use crate::partition::{Keeper, Syncer};
 use crate::producer_ids::ProducerIds;
+use crate::server::memory::RequestMemory;
 use crate::server::{self, Bound};
 use crate::shard::{self, ShardHandle};
 use crate::tier::Tier;
@@ -85,6 +86,7 @@ impl Node {
             partitions,
             clock,
             metrics: Metrics::default(),
+            request_memory: RequestMemory::new(config.request_memory_bytes),
             complaints: Complaints::default(),
             producer_ids: ProducerIds::default(),
             tier,

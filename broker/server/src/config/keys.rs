@@ -144,6 +144,12 @@ pub const KEYS: &[Key] = &[
         "Largest request; a larger one closes the connection.",
     ),
     key(
+        "queued.max.request.bytes",
+        Kind::Long,
+        Some("268435456"),
+        "Request bytes all connections may hold together; -1 for no limit. Beyond it requests are read one at a time.",
+    ),
+    key(
         "fetch.max.bytes",
         Kind::Int,
         Some("57671680"),
@@ -244,6 +250,18 @@ pub const KEYS: &[Key] = &[
         Kind::Boolean,
         None,
         "Bucket in the path rather than in the host name. If absent: true with an endpoint, false with AWS itself.",
+    ),
+    key(
+        "varve.read.memory.bytes",
+        Kind::Long,
+        Some("268435456"),
+        "Memory for chunks on their way from the bucket to consumers, all together.",
+    ),
+    key(
+        "varve.upload.memory.bytes",
+        Kind::Long,
+        Some("142606336"),
+        "Memory for segments on their way to the bucket, all together.",
     ),
     key(
         "varve.cache.memory.bytes",

@@ -107,6 +107,8 @@ pub struct Config {
     pub delete_topics: bool,
     /// Largest request.
     pub request_bytes_max: usize,
+    /// What the requests of all connections may take together.
+    pub request_memory_bytes: usize,
     /// Most record bytes in a fetch answer.
     pub fetch_bytes_max: usize,
     /// A connection silent for so long is closed.
@@ -123,6 +125,10 @@ pub struct Config {
     pub bucket: Option<BucketSettings>,
     /// Memory for chunks from the bucket, bytes.
     pub cache_memory_bytes: usize,
+    /// What cold reads may have on the way or waiting.
+    pub read_memory_bytes: usize,
+    /// What uploads may hold.
+    pub upload_memory_bytes: usize,
     /// Disk for chunks from the bucket, bytes; 0 for none.
     pub cache_disk_bytes: usize,
     /// Where that disk cache lives.
@@ -192,6 +198,7 @@ impl Config {
             auto_create_topics: read.get("auto.create.topics.enable")?,
             delete_topics: read.get("delete.topic.enable")?,
             request_bytes_max: read.at_least("socket.request.max.bytes", 1024)?,
+            request_memory_bytes: request_memory_bytes(&read)?,
             fetch_bytes_max: read.at_least("fetch.max.bytes", 1024)?,
             idle_timeout: read.millis("connections.max.idle.ms")?,
             retention_check: read.millis("log.retention.check.interval.ms")?,
@@ -203,6 +210,8 @@ impl Config {
                 other => return Err(bad("varve.flush", other, "write os or group")),
             },
             bucket: bucket_settings(&read)?,
+            read_memory_bytes: read.at_least("varve.read.memory.bytes", 16 << 20)?,
+            upload_memory_bytes: read.at_least("varve.upload.memory.bytes", 68 << 20)?,
             cache_memory_bytes: read.at_least("varve.cache.memory.bytes", 0)?,
             cache_disk_bytes: read.at_least("varve.cache.disk.bytes", 0)?,
             cache_dir: given
@@ -309,6 +318,15 @@ impl Reader<'_> {
 
     fn millis(&self, key: &str) -> Result<Duration, ConfigError> {
         Ok(Duration::from_millis(self.at_least(key, 0)?))
+    }
+}
+
+/// Kafka's rule: no limit, or room for the largest request.
+fn request_memory_bytes(read: &Reader<'_>) -> Result<usize, ConfigError> {
+    let key = "queued.max.request.bytes";
+    match read.get::<i64>(key)? {
+        -1 => Ok(usize::MAX),
+        _ => read.at_least(key, read.get("socket.request.max.bytes")?),
     }
 }
 

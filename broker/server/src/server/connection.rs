@@ -2,8 +2,10 @@
 //!
 //! Produce requests are appended as they are parsed and may wait for their acknowledgement side by side
 //! ([`PIPELINE_MAX`]); every other request takes its turn after those before it are answered, as in Kafka.
-//! Memory grows only with bytes that have arrived, never with a length somebody announced.
+//! Memory grows only with bytes that have arrived, never with a length somebody announced, and all connections together
+//! stay below a limit (`memory`).
 
+use super::memory::Share;
 use super::send;
 use crate::api::{Answer, Connected, Request};
 use crate::broker::Broker;
@@ -25,6 +27,8 @@ use tokio::time::Instant;
 const PIPELINE_MAX: usize = 64;
 /// Request bytes of one connection that may wait so; one more request is always let in.
 const PIPELINE_BYTES_MAX: usize = 16 << 20;
+/// How long somebody may take over the rest of a request while nobody else can send one of theirs.
+const OVERDRAFT_PATIENCE: Duration = Duration::from_secs(10);
 /// How far the read buffer grows ahead of the bytes that have arrived.
 const READ_AHEAD: usize = 256 << 10;
 
@@ -43,6 +47,9 @@ pub(crate) enum Closed {
     /// An `acks=0` produce request failed; closing is the only way to tell (as Kafka does).
     #[error("a produce request with acks=0 failed: {0:?}")]
     UnacknowledgedFailure(wire::ErrorCode),
+    /// Request memory is used up, and this connection kept the others waiting for the rest of its frame.
+    #[error("queued.max.request.bytes is used up and the rest of a frame did not come")]
+    Stalled,
     /// Nothing was heard for connections.max.idle.ms.
     #[error("idle")]
     Idle,
@@ -73,6 +80,7 @@ pub(crate) async fn serve(
     let mut connection = Connection {
         socket,
         read: BytesMut::new(),
+        held: Share::new(&broker.request_memory),
     };
     let mut pending: VecDeque<Pending> = VecDeque::new();
     loop {
@@ -118,6 +126,8 @@ async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
 struct Connection {
     socket: TcpStream,
     read: BytesMut,
+    /// What `read` takes of the memory all connections share.
+    held: Share,
 }
 
 impl Connection {
@@ -129,9 +139,16 @@ impl Connection {
             if let Some(frame) = self.take_frame(bytes_max)? {
                 return Ok(Some(frame));
             }
-            tokio::time::timeout_at(deadline, self.socket.readable())
-                .await
-                .map_err(|_elapsed| Closed::Idle)??;
+            if self.held.is_overdrawn() {
+                tokio::time::timeout(OVERDRAFT_PATIENCE, self.socket.readable())
+                    .await
+                    .map_err(|_elapsed| Closed::Stalled)??;
+            } else {
+                tokio::time::timeout_at(deadline, self.socket.readable())
+                    .await
+                    .map_err(|_elapsed| Closed::Idle)??;
+            }
+            self.held.room().await;
             match self.socket.try_read_buf(&mut self.read) {
                 Ok(0) if self.read.is_empty() => return Ok(None),
                 Ok(0) => {
@@ -139,7 +156,7 @@ impl Connection {
                         "the connection ended inside a frame".to_owned(),
                     ));
                 }
-                Ok(_) => {}
+                Ok(bytes) => self.held.grow(bytes),
                 Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e.into()),
             }
@@ -166,7 +183,8 @@ impl Connection {
             return Ok(None);
         }
         self.read.advance(4);
-        Ok(Some(self.read.split_to(length).freeze()))
+        let frame = self.read.split_to(length).freeze();
+        Ok(Some(self.held.cut(frame, 4 + length)))
     }
 
     async fn answer(&self, parts: &[Part]) -> Result<(), Closed> {

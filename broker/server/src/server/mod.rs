@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 mod listener;
+pub(crate) mod memory;
 mod send;
 
 pub(crate) use listener::{Bound, accept, bind};

@@ -96,13 +96,12 @@ impl Tier {
                     config.cache_dir.display()
                 )
             })?;
-        let tier = varve_tiering::Tier::new(
-            Settings::new(cluster_id),
-            store,
-            Arc::new(cache),
-            background.clone(),
-            chance,
-        )?;
+        let settings = Settings {
+            read_budget_bytes: config.read_memory_bytes,
+            upload_budget_bytes: config.upload_memory_bytes,
+            ..Settings::new(cluster_id)
+        };
+        let tier = varve_tiering::Tier::new(settings, store, Arc::new(cache), background.clone(), chance)?;
         Ok(Some(Self {
             tier,
             root_uri: bucket.url.trim_end_matches('/').to_owned(),
