@@ -129,7 +129,7 @@ fn directory(config: &BucketConfig, path: PathBuf) -> Result<Arc<dyn ObjectStore
 }
 
 async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>, String), BucketError> {
-    let chain = standard_chain().await;
+    let chain = standard_chain(config.region.clone()).await;
     let no_credentials = |cause: String| BucketError::NoCredentials {
         url: config.url.clone(),
         cause,
@@ -147,11 +147,9 @@ async fn s3(config: &BucketConfig, bucket: &str) -> Result<(Arc<dyn ObjectStore>
         .clone()
         .or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").ok())
         .or_else(|| chain.endpoint_url().map(ToOwned::to_owned));
-    let region = config
-        .region
-        .clone()
-        .or_else(|| chain.region().map(ToString::to_string));
-    let region = region.unwrap_or_else(|| "us-east-1".to_owned());
+    let region = chain
+        .region()
+        .map_or_else(|| "us-east-1".to_owned(), ToString::to_string);
     connect(config, bucket, endpoint, &region, Arc::new(credentials))
 }
 

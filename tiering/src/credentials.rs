@@ -4,7 +4,7 @@
 //! shortly before the answer expires.
 
 use async_trait::async_trait;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use object_store::aws::AwsCredential;
@@ -15,15 +15,17 @@ use tokio::sync::Mutex;
 /// A request signed with credentials that expire under way is refused: five minutes are more than any of ours takes.
 const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
-/// The standard chain: credentials, and the region and endpoint that the same files name.
-pub(crate) async fn standard_chain() -> SdkConfig {
+/// The standard chain: credentials, and the region and endpoint that the same files name. Without a `region` it looks
+/// for one everywhere, which takes seconds where there is no metadata service to ask.
+pub(crate) async fn standard_chain(region: Option<String>) -> SdkConfig {
     let https = aws_smithy_http_client::Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
-    aws_config::defaults(BehaviorVersion::latest())
-        .http_client(https)
-        .load()
-        .await
+    let chain = aws_config::defaults(BehaviorVersion::latest()).http_client(https);
+    match region {
+        Some(region) => chain.region(Region::new(region)).load().await,
+        None => chain.load().await,
+    }
 }
 
 #[derive(Debug)]

@@ -128,12 +128,44 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
+/// Code and message of the error document that S3 answers with, if `text` has one.
+fn s3_error(text: &str) -> Option<String> {
+    let document = &text[text.find("<Error>")?..];
+    let element = |name: &str| {
+        let (_, rest) = document.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0)
+    };
+    let code = element("Code")?;
+    Some(element("Message").map_or_else(|| code.to_owned(), |message| format!("{code}: {message}")))
+}
+
 /// Server errors carry pages of XML; a log line wants the sentence.
 pub(crate) fn one_line(error: &object_store::Error) -> String {
     let text = error.to_string();
-    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = s3_error(&text).unwrap_or(text);
+    let mut line: String = said.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((cut, _)) = line.char_indices().nth(400) {
         line.truncate(cut);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_error_document_code_and_message_are_told() {
+        let text = "403: <?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code>\
+                    <Message>Check your secret.</Message><RequestId>7</RequestId></Error>";
+        assert_eq!(
+            s3_error(text).as_deref(),
+            Some("SignatureDoesNotMatch: Check your secret.")
+        );
+        assert_eq!(
+            s3_error("<Error><Code>NoSuchKey</Code></Error>").as_deref(),
+            Some("NoSuchKey")
+        );
+        assert_eq!(s3_error("connection refused"), None);
+    }
 }

@@ -3,44 +3,35 @@
 use crate::server::connection::Closed;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use varve_log::Timestamp;
 
 /// Lines a second; a port scan must not fill a disk.
 const LINES_MAX: u32 = 10;
 
 /// See the module's first line.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Complaints(Mutex<Window>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Window {
-    began: Instant,
+    /// Seconds since the epoch.
+    second: i64,
     said: u32,
     swallowed: u64,
 }
 
-impl Default for Complaints {
-    fn default() -> Self {
-        Self(Mutex::new(Window {
-            began: Instant::now(),
-            said: 0,
-            swallowed: 0,
-        }))
-    }
-}
-
 impl Complaints {
     /// Says why we closed a connection.
-    pub(crate) fn say(&self, peer: Option<SocketAddr>, reason: &Closed) {
+    pub(crate) fn say(&self, now: Timestamp, peer: Option<SocketAddr>, reason: &Closed) {
+        let second = now.value() / 1000;
         let mut window = self.0.lock();
-        if window.began.elapsed() >= Duration::from_secs(1) {
+        if window.second != second {
             if window.swallowed > 0 {
                 tracing::warn!(connections = window.swallowed, "more bad connections were closed");
             }
             *window = Window {
-                began: Instant::now(),
-                said: 0,
-                swallowed: 0,
+                second,
+                ..Window::default()
             };
         }
         if window.said == LINES_MAX {

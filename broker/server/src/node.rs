@@ -165,6 +165,7 @@ impl Node {
             }
         }
         let _ = self.tables.join();
+        self.broker.partitions.stop();
         for partition in self.broker.partitions.all() {
             partition.write_turn();
             if let Err(error) = partition.checkpoint() {

@@ -115,7 +115,7 @@ async fn converse(broker: Arc<Broker>, shard: Rc<Shard>, client: TcpStream, list
     };
     match outcome {
         Ok(()) | Err(Closed::Lost(_) | Closed::Idle) => {}
-        Err(reason) => broker.complaints.say(peer, &reason),
+        Err(reason) => broker.complaints.say(broker.clock.now(), peer, &reason),
     }
 }
 

@@ -1,8 +1,7 @@
 //! AlterConfigs, the older way to configure: what the request does not name goes back to its default.
 
 use super::Caller;
-use super::config_changes::{self, resource};
-use super::incremental_alter_configs::repeated_resources;
+use super::config_changes::{self, each_once, resource};
 use super::refusal::{Refusal, told};
 use crate::broker::Broker;
 use crate::wire::alter_configs::request::AlterConfigsResource;
@@ -17,35 +16,24 @@ pub(super) async fn handle(
     _: &Caller,
     request: AlterConfigsRequest,
 ) -> AlterConfigsResponse {
-    let keys = request
-        .resources
-        .iter()
-        .map(|asked| (asked.resource_type, asked.resource_name.as_str()));
-    let repeated = repeated_resources(keys);
-    let mut answered = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for asked in &request.resources {
-        let key = (asked.resource_type, asked.resource_name.as_str());
-        if !answered.insert(key) {
-            continue;
-        }
-        let changed = if repeated.contains(&key) {
-            Err(Refusal::invalid_request(
-                "Each resource must appear at most once.",
-            ))
-        } else {
-            replace(broker, asked, request.validate_only).await
-        };
-        let (error_code, error_message) = told(&changed);
-        responses.push(AlterConfigsResourceResponse {
+    let change = async |asked| replace(broker, asked, request.validate_only).await;
+    let changed = each_once(
+        &request.resources,
+        |asked| (asked.resource_type, asked.resource_name.as_str()),
+        change,
+    )
+    .await;
+    let responses = changed.iter().map(|(asked, changed)| {
+        let (error_code, error_message) = told(changed);
+        AlterConfigsResourceResponse {
             error_code,
             error_message,
             resource_type: asked.resource_type,
             resource_name: asked.resource_name.clone(),
-        });
-    }
+        }
+    });
     AlterConfigsResponse {
-        responses,
+        responses: responses.collect(),
         ..Default::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Changes of configuration, judged before they are proposed: what AlterConfigs and IncrementalAlterConfigs
 //! have in common, and what a new topic's configuration has to fulfil as well.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use varve_cluster::BrokerId;
 use varve_cluster::controller::{Command, ConfigOp, ConfigResource, State};
@@ -44,6 +44,31 @@ pub(super) fn broker_id(name: &str) -> Result<BrokerId, Refusal> {
 
 pub(super) fn unsupported(kind: i8) -> Refusal {
     Refusal::invalid_request(format!("Unsupported resource type: {kind}"))
+}
+
+/// Changes each resource of a request once. One that is named twice is refused: nobody knows which of its changes is
+/// meant to stay.
+pub(super) async fn each_once<'a, Resource>(
+    resources: &'a [Resource],
+    key: impl Fn(&'a Resource) -> (i8, &'a str),
+    mut change: impl AsyncFnMut(&'a Resource) -> Result<(), Refusal>,
+) -> Vec<(&'a Resource, Result<(), Refusal>)> {
+    let mut times = BTreeMap::<_, usize>::new();
+    for resource in resources {
+        *times.entry(key(resource)).or_default() += 1;
+    }
+    let mut changed = Vec::with_capacity(times.len());
+    for resource in resources {
+        let outcome = match times.remove(&key(resource)) {
+            Some(1) => change(resource).await,
+            Some(_) => Err(Refusal::invalid_request(
+                "Each resource must appear at most once.",
+            )),
+            None => continue,
+        };
+        changed.push((resource, outcome));
+    }
+    changed
 }
 
 /// Judges the change, and makes it unless it is only to be judged.
@@ -275,5 +300,27 @@ mod tests {
                 "{kind} {name}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_resource_named_twice_is_refused_once_and_changed_never() {
+        let asked = ["a", "b", "a", "c", "a"];
+        let mut changed = vec![];
+        let outcomes = each_once(
+            &asked,
+            |name| (TOPIC, name),
+            async |name| {
+                changed.push(*name);
+                Ok(())
+            },
+        )
+        .await;
+
+        let outcomes: Vec<_> = outcomes
+            .into_iter()
+            .map(|(name, outcome)| (*name, outcome.is_ok()))
+            .collect();
+        assert_eq!(outcomes, [("a", false), ("b", true), ("c", true)]);
+        assert_eq!(changed, ["b", "c"]);
     }
 }

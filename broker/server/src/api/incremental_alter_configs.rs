@@ -1,7 +1,7 @@
 //! IncrementalAlterConfigs: single keys set, deleted, or changed as lists; the rest stays as it is.
 
 use super::Caller;
-use super::config_changes::{self, resource};
+use super::config_changes::{self, each_once, resource};
 use super::refusal::{Refusal, told};
 use crate::broker::Broker;
 use crate::wire::incremental_alter_configs::request::{AlterConfigsResource, AlterableConfig};
@@ -9,7 +9,6 @@ use crate::wire::incremental_alter_configs::response::AlterConfigsResourceRespon
 use crate::wire::incremental_alter_configs::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use varve_cluster::controller::ConfigOp;
 
@@ -18,43 +17,26 @@ pub(super) async fn handle(
     _: &Caller,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let keys = request
-        .resources
-        .iter()
-        .map(|asked| (asked.resource_type, asked.resource_name.as_str()));
-    let repeated = repeated_resources(keys);
-    let mut answered = BTreeSet::new();
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for asked in &request.resources {
-        let key = (asked.resource_type, asked.resource_name.as_str());
-        if !answered.insert(key) {
-            continue;
-        }
-        let changed = if repeated.contains(&key) {
-            Err(Refusal::invalid_request(
-                "Each resource must appear at most once.",
-            ))
-        } else {
-            alter(broker, asked, request.validate_only).await
-        };
-        let (error_code, error_message) = told(&changed);
-        responses.push(AlterConfigsResourceResponse {
+    let change = async |asked| alter(broker, asked, request.validate_only).await;
+    let changed = each_once(
+        &request.resources,
+        |asked| (asked.resource_type, asked.resource_name.as_str()),
+        change,
+    )
+    .await;
+    let responses = changed.iter().map(|(asked, changed)| {
+        let (error_code, error_message) = told(changed);
+        AlterConfigsResourceResponse {
             error_code,
             error_message,
             resource_type: asked.resource_type,
             resource_name: asked.resource_name.clone(),
-        });
-    }
+        }
+    });
     IncrementalAlterConfigsResponse {
-        responses,
+        responses: responses.collect(),
         ..Default::default()
     }
-}
-
-/// Resources that a request has more than once: nobody knows which of the changes is meant to stay.
-pub(super) fn repeated_resources<'a>(keys: impl Iterator<Item = (i8, &'a str)>) -> BTreeSet<(i8, &'a str)> {
-    let mut seen = BTreeSet::new();
-    keys.filter(|key| !seen.insert(*key)).collect()
 }
 
 async fn alter(broker: &Broker, asked: &AlterConfigsResource, validate_only: bool) -> Result<(), Refusal> {
@@ -116,11 +98,5 @@ mod tests {
         ] {
             assert_eq!(op(&bad).unwrap_err().error, ErrorCode::InvalidRequest, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_resource_named_twice_is_found_once() {
-        let keys = [(2, "a"), (2, "b"), (4, "a"), (2, "a"), (2, "a")];
-        assert_eq!(repeated_resources(keys.into_iter()), BTreeSet::from([(2, "a")]));
     }
 }

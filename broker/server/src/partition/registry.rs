@@ -10,10 +10,11 @@ use crate::dirs::LogDirs;
 use crate::topic_settings;
 use anyhow::Context as _;
 use imbl::ordmap::DiffItem;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 use varve_cluster::controller::{State, Topic};
 use varve_cluster::{BrokerId, TopicId};
@@ -28,8 +29,14 @@ type Map = HashMap<(TopicId, i32), Arc<Partition>>;
 #[derive(Debug)]
 pub(crate) struct Partitions {
     open: Arc<RwLock<Map>>,
-    keeper: mpsc::SyncSender<(Arc<State>, oneshot::Sender<()>)>,
+    keeper: Mutex<Option<Running>>,
 }
+
+type Change = (Arc<State>, oneshot::Sender<()>);
+
+/// The keeper at work: what it is told with, and its thread.
+#[derive(Debug)]
+struct Running(mpsc::SyncSender<Change>, JoinHandle<()>);
 
 /// Opens, creates, changes and deletes.
 pub(crate) struct Keeper {
@@ -69,9 +76,9 @@ impl Keeper {
     pub(crate) fn start(mut self, view: &State) -> anyhow::Result<Partitions> {
         self.open_all(view)?;
         self.seen = view.clone();
-        let (keeper, changes) = mpsc::sync_channel::<(Arc<State>, oneshot::Sender<()>)>(WAITING_MAX);
+        let (keeper, changes) = mpsc::sync_channel::<Change>(WAITING_MAX);
         let open = Arc::clone(&self.open);
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("partitions".to_owned())
             .spawn(move || {
                 for (view, done) in changes {
@@ -80,6 +87,7 @@ impl Keeper {
                     let _ = done.send(());
                 }
             })?;
+        let keeper = Mutex::new(Some(Running(keeper, thread)));
         Ok(Partitions { open, keeper })
     }
 
@@ -221,14 +229,29 @@ impl Partitions {
         let (done, agreed) = oneshot::channel();
         let mut change = (view, done);
         loop {
-            match self.keeper.try_send(change) {
+            let Some(keeper) = self.keeper.lock().as_ref().map(|running| running.0.clone()) else {
+                return;
+            };
+            match keeper.try_send(change) {
                 Ok(()) => break,
                 Err(mpsc::TrySendError::Full(back)) => change = back,
-                // The keeper ends with the process only.
+                // It has stopped: so will the caller.
                 Err(mpsc::TrySendError::Disconnected(_)) => return,
             }
             tokio::task::yield_now().await;
         }
         let _ = agreed.await;
+    }
+
+    /// Ends the keeper after the changes it was told, and with it its hold of the log directories. Nothing is opened,
+    /// changed or deleted any more.
+    pub(crate) fn stop(&self) {
+        let Some(Running(keeper, thread)) = self.keeper.lock().take() else {
+            return;
+        };
+        drop(keeper);
+        if thread.join().is_err() {
+            tracing::error!("the keeper of partitions ended with a panic");
+        }
     }
 }
