@@ -21,6 +21,11 @@ pub enum Outcome {
         count: u32,
     },
     Partition(PartitionEpoch),
+    /// Who leads now, and in which epoch.
+    Elected {
+        leader: BrokerId,
+        epoch: LeaderEpoch,
+    },
     Tier(TierPointer),
     LogStart(Offset),
     TableAcquired {
@@ -67,6 +72,24 @@ pub enum Rejected {
     StalePartitionEpoch { current: PartitionEpoch },
     #[error("replica cannot be in sync: {reason}. broker={broker}")]
     Ineligible { broker: BrokerId, reason: String },
+    /// ELECTION_NOT_NEEDED.
+    #[error("leader election is not needed. leader={leader}")]
+    ElectionNotNeeded { leader: BrokerId },
+    /// PREFERRED_LEADER_NOT_AVAILABLE.
+    #[error("preferred leader is not in sync or not alive. broker={preferred}")]
+    PreferredLeaderUnavailable { preferred: BrokerId },
+    /// ELIGIBLE_LEADERS_NOT_AVAILABLE.
+    #[error("no replica may lead: {reason}")]
+    NoEligibleLeader { reason: String },
+    /// NO_REASSIGNMENT_IN_PROGRESS.
+    #[error("no reassignment is in progress")]
+    NoReassignment,
+    /// INVALID_REPLICATION_FACTOR (KIP-860).
+    #[error("reassignment would change the replication factor. current={current}, target={target}")]
+    ReplicationFactorChanges { current: usize, target: usize },
+    /// The broker is stopping; it comes back by registering anew.
+    #[error("broker is shutting down. broker={0}")]
+    ShuttingDown(BrokerId),
     /// Another manifest was committed meanwhile.
     #[error("tier version is out of date. current={current}")]
     TierMoved { current: u64 },
@@ -116,6 +139,11 @@ impl State {
             Command::RegisterBroker(register) => self.register_broker(index, register),
             Command::UnfenceBroker { broker, epoch } => self.unfence_broker(*broker, *epoch),
             Command::FenceBroker { broker, epoch } => self.fence_broker(*broker, *epoch),
+            Command::BeginShutdown { broker, epoch } => self.begin_shutdown(index, *broker, *epoch),
+            Command::UnregisterBroker { broker } => self.unregister_broker(*broker),
+            Command::ElectPreferred { topic_id, partition } => self.elect_preferred(*topic_id, *partition),
+            Command::ElectUnclean(elect) => self.elect_unclean(elect),
+            Command::Reassign(reassign) => self.reassign(reassign),
             Command::CreateTopic(create) => self.create_topic(create),
             Command::DeleteTopic { topic_id } => self.delete_topic(index, *topic_id),
             Command::TopicPurged { topic_id } => self.topic_purged(*topic_id),

@@ -1,11 +1,11 @@
-//! Registration, fencing and in-sync replicas: what changes as brokers come and go.
+//! Brokers: registered, fenced, unfenced, stopped, taken out; and what that means for every partition.
 
 use std::sync::Arc;
 
 use super::apply::{Outcome, Rejected};
-use super::command::{AlterPartition, RegisterBroker};
+use super::command::RegisterBroker;
 use super::election::{Departure, Electorate};
-use super::state::{Broker, Partition, State};
+use super::state::{Broker, Partition, State, Topic};
 use crate::{BrokerEpoch, BrokerId, TopicId};
 
 impl State {
@@ -20,10 +20,7 @@ impl State {
         {
             return Ok(Outcome::Registered(known.epoch));
         }
-        let departure = match before {
-            Some(known) if register.clean_shutdown_of != Some(known.epoch) => Departure::Unclean,
-            Some(_) | None => Departure::Fenced,
-        };
+        let departure = before.map_or(Departure::Fenced, |known| departure_of(known, register));
         let epoch = BrokerEpoch::new(index);
         self.brokers.insert(
             register.broker,
@@ -35,9 +32,10 @@ impl State {
                 rack: register.rack.clone(),
                 directories: register.directories.clone(),
                 fenced: true,
+                shutting_down: None,
             },
         );
-        self.each_partition(|electorate, partition| electorate.depart(partition, register.broker, departure));
+        self.depart(register.broker, departure);
         Ok(Outcome::Registered(epoch))
     }
 
@@ -47,72 +45,46 @@ impl State {
         epoch: BrokerEpoch,
     ) -> Result<Outcome, Rejected> {
         self.check_broker(broker, epoch)?;
-        self.set_fenced(broker, false);
-        self.each_partition(|electorate, partition| {
-            partition.leader.is_none() && partition.replicas.contains(&broker) && electorate.elect(partition)
-        });
+        if self.known_broker_mut(broker)?.shutting_down.is_some() {
+            return Err(Rejected::ShuttingDown(broker));
+        }
+        self.known_broker_mut(broker)?.fenced = false;
+        self.each_partition(
+            |partition| partition.leader.is_none() && partition.replicas.contains(&broker),
+            |electorate, partition| electorate.review(partition),
+        );
         Ok(Outcome::Done)
     }
 
     pub(super) fn fence_broker(&mut self, broker: BrokerId, epoch: BrokerEpoch) -> Result<Outcome, Rejected> {
         self.check_broker(broker, epoch)?;
-        self.set_fenced(broker, true);
-        self.each_partition(|electorate, partition| electorate.depart(partition, broker, Departure::Fenced));
+        self.known_broker_mut(broker)?.fenced = true;
+        self.depart(broker, Departure::Fenced);
         Ok(Outcome::Done)
     }
 
-    pub(super) fn alter_partition(&mut self, alter: &AlterPartition) -> Result<Outcome, Rejected> {
-        let partition = self.led_by(
-            (alter.topic_id, alter.partition),
-            (alter.broker, alter.broker_epoch),
-            alter.leader_epoch,
-        )?;
-        if partition.partition_epoch != alter.partition_epoch {
-            return Err(Rejected::StalePartitionEpoch {
-                current: partition.partition_epoch,
-            });
+    pub(super) fn begin_shutdown(
+        &mut self,
+        index: u64,
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    ) -> Result<Outcome, Rejected> {
+        self.check_broker(broker, epoch)?;
+        let known = self.known_broker_mut(broker)?;
+        if known.shutting_down.is_none() {
+            known.shutting_down = Some(index);
+            self.depart(broker, Departure::Fenced);
         }
-        self.check_isr(partition, alter)?;
-        let topic = self
-            .topics
-            .get(&alter.topic_id)
-            .ok_or(Rejected::UnknownTopic(alter.topic_id))?;
-        let min_isr = self.min_insync_replicas(topic);
-        let isr = alter.isr.iter().map(|member| member.broker).collect();
-        let view = self.clone();
-        let live = |id| view.is_live(id);
-        let partition = self.known_partition_mut(alter.topic_id, alter.partition)?;
-        Electorate { live: &live, min_isr }.set_isr(partition, isr);
-        Ok(Outcome::Partition(partition.partition_epoch))
+        Ok(Outcome::Done)
     }
 
-    fn check_isr(&self, partition: &Partition, alter: &AlterPartition) -> Result<(), Rejected> {
-        let ineligible = |broker, reason: &str| {
-            Err(Rejected::Ineligible {
-                broker,
-                reason: reason.to_owned(),
-            })
-        };
-        for (at, member) in alter.isr.iter().enumerate() {
-            if !partition.replicas.contains(&member.broker) {
-                return ineligible(member.broker, "not a replica");
-            }
-            if alter.isr[..at]
-                .iter()
-                .any(|earlier| earlier.broker == member.broker)
-            {
-                return ineligible(member.broker, "named twice");
-            }
-            // KIP-903: a replica that restarted since the leader saw it catch up may have lost its tail.
-            self.check_broker(member.broker, member.epoch)?;
-            if !self.is_live(member.broker) {
-                return ineligible(member.broker, "fenced");
-            }
-        }
-        if alter.isr.iter().all(|member| member.broker != alter.broker) {
-            return ineligible(alter.broker, "a leader is always in sync with itself");
-        }
-        Ok(())
+    pub(super) fn unregister_broker(&mut self, broker: BrokerId) -> Result<Outcome, Rejected> {
+        self.brokers
+            .remove(&broker)
+            .ok_or(Rejected::UnknownBroker(broker))?;
+        // Should it register again, nothing tells whether it is the same disk.
+        self.depart(broker, Departure::Unclean);
+        Ok(Outcome::Done)
     }
 
     pub(super) fn allocate_producer_ids(
@@ -129,17 +101,36 @@ impl State {
         Ok(Outcome::ProducerIds { first, count })
     }
 
-    fn set_fenced(&mut self, broker: BrokerId, fenced: bool) {
-        if let Some(known) = self.brokers.get_mut(&broker) {
-            known.fenced = fenced;
-        }
+    /// Whether `broker` leads any partition.
+    #[must_use]
+    pub fn leads(&self, broker: BrokerId) -> bool {
+        self.partitions()
+            .any(|(_, _, partition)| partition.leader == Some(broker))
     }
 
-    /// Runs `change` over every partition; only topics in which it changed something are written.
-    fn each_partition(&mut self, change: impl Fn(&Electorate<'_>, &mut Partition) -> bool) {
+    fn known_broker_mut(&mut self, broker: BrokerId) -> Result<&mut Broker, Rejected> {
+        self.brokers
+            .get_mut(&broker)
+            .ok_or(Rejected::UnknownBroker(broker))
+    }
+
+    fn depart(&mut self, broker: BrokerId, how: Departure) {
+        self.each_partition(
+            |partition| partition.replicas.contains(&broker),
+            |electorate, partition| electorate.depart(partition, broker, how),
+        );
+    }
+
+    /// Runs `change` over every partition that is `concerned`; only topics in which it changed something are
+    /// written.
+    pub(super) fn each_partition(
+        &mut self,
+        concerned: impl Fn(&Partition) -> bool,
+        change: impl Fn(&Electorate<'_>, &mut Partition) -> bool,
+    ) {
         let view = self.clone();
         let live = |id| view.is_live(id);
-        let mut changed: Vec<(TopicId, Arc<super::state::Topic>)> = Vec::new();
+        let mut changed: Vec<(TopicId, Arc<Topic>)> = Vec::new();
         for (id, topic) in &view.topics {
             let electorate = Electorate {
                 live: &live,
@@ -147,6 +138,9 @@ impl State {
             };
             let mut next = None;
             for (index, partition) in topic.partitions.iter().enumerate() {
+                if !concerned(partition) {
+                    continue;
+                }
                 let mut candidate = partition.clone();
                 if change(&electorate, &mut candidate) {
                     next.get_or_insert_with(|| topic.as_ref().clone())
@@ -157,5 +151,38 @@ impl State {
             changed.extend(next.map(|topic| (*id, Arc::new(topic))));
         }
         self.topics.extend(changed);
+    }
+
+    /// Changes one partition by the rules of election.
+    pub(super) fn change_partition<T>(
+        &mut self,
+        (topic_id, index): (TopicId, i32),
+        change: impl FnOnce(&Electorate<'_>, &mut Partition) -> Result<T, Rejected>,
+    ) -> Result<T, Rejected> {
+        let view = self.clone();
+        let topic = view
+            .topics
+            .get(&topic_id)
+            .ok_or(Rejected::UnknownTopic(topic_id))?;
+        let live = |id| view.is_live(id);
+        let electorate = Electorate {
+            live: &live,
+            min_isr: view.min_insync_replicas(topic),
+        };
+        change(&electorate, self.known_partition_mut(topic_id, index)?)
+    }
+}
+
+/// A broker that comes back kept its data only if its last run ended in order (KIP-966), and on the same disks: a
+/// wiped directory has another id.
+fn departure_of(known: &Broker, register: &RegisterBroker) -> Departure {
+    let same_disks = known
+        .directories
+        .iter()
+        .all(|id| register.directories.contains(id));
+    if register.clean_shutdown_of == Some(known.epoch) && same_disks {
+        Departure::Fenced
+    } else {
+        Departure::Unclean
     }
 }

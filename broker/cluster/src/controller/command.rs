@@ -27,6 +27,24 @@ pub enum Command {
         broker: BrokerId,
         epoch: BrokerEpoch,
     },
+    /// A broker wants to stop in order: others lead what it led, and it leaves every ISR. It follows on until
+    /// `Heartbeats` finds that nobody needs it any more.
+    BeginShutdown {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
+    /// An operator has taken the broker out for good. Partitions keep it among their replicas until they are
+    /// reassigned, but what it held counts no more.
+    UnregisterBroker {
+        broker: BrokerId,
+    },
+    /// ElectLeaders (PREFERRED): the first replica leads again.
+    ElectPreferred {
+        topic_id: TopicId,
+        partition: i32,
+    },
+    ElectUnclean(ElectUnclean),
+    Reassign(Reassign),
     CreateTopic(CreateTopic),
     /// The topic is gone for clients at once; a tombstone stays until [`Command::TopicPurged`].
     DeleteTopic {
@@ -150,6 +168,9 @@ pub struct AlterPartition {
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
     pub isr: Vec<IsrMember>,
+    /// Still recovering from an unclean election (KIP-704): nobody may join the leader yet.
+    #[serde(default)]
+    pub recovering: bool,
 }
 
 /// A replica and the uptime in which the leader saw it catch up (KIP-903).
@@ -157,6 +178,52 @@ pub struct AlterPartition {
 pub struct IsrMember {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
+}
+
+/// A leader for a partition that has none and none in sync or eligible: the most complete of the logs that were
+/// looked at (unclean recovery, KIP-966).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ElectUnclean {
+    pub topic_id: TopicId,
+    pub partition: i32,
+    /// As it was when the logs were looked at: without a leader since, nobody has written to them.
+    pub partition_epoch: PartitionEpoch,
+    pub logs: Vec<ReplicaLog>,
+    pub warrant: Warrant,
+}
+
+/// What a replica holds, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaLog {
+    pub broker: BrokerId,
+    pub epoch: BrokerEpoch,
+    /// Leader epoch of its last batch; `None` if it holds none.
+    pub last_epoch: Option<LeaderEpoch>,
+    pub log_end: Offset,
+}
+
+/// On what ground a leader may be elected that is neither in sync nor eligible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warrant {
+    /// All of `last_known` were looked at. With `varve.flush=group` one of them has everything committed on its
+    /// disk; it is the proposer who knows whether brokers flush so.
+    LastKnown,
+    /// The topic's `unclean.leader.election.enable`.
+    Config,
+    /// ElectLeaders (UNCLEAN).
+    Operator,
+}
+
+/// AlterPartitionReassignments of one partition (KIP-455).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reassign {
+    pub topic_id: TopicId,
+    pub partition: i32,
+    /// The preferred leader first; `None` cancels what is under way.
+    pub replicas: Option<Vec<BrokerId>>,
+    /// Whether the target may have another number of replicas (KIP-860).
+    pub any_replication_factor: bool,
 }
 
 /// The moment an upload becomes part of the log, or expired entries leave it.

@@ -8,18 +8,26 @@
 //! order, and agreeing on it, belongs to `MetadataQuorum` in the server.
 
 mod apply;
+pub mod balance;
 mod brokers;
 pub mod command;
 mod election;
+mod heartbeats;
+mod isr;
 pub mod placement;
+mod reassign;
 pub mod state;
 mod tables;
 mod tier;
 mod topics;
+pub mod unclean;
 
+#[cfg(test)]
+mod replication_tests;
 #[cfg(test)]
 mod tests;
 
 pub use apply::{Outcome, Rejected};
 pub use command::{Command, ConfigOp, ConfigResource, IsrMember, Listener};
+pub use heartbeats::{Heartbeat, HeartbeatAnswer, Heartbeats};
 pub use state::{Broker, Partition, State, Table, TierPointer, Tombstone, Topic};

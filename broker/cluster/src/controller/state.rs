@@ -42,6 +42,17 @@ pub struct Broker {
     pub rack: Option<String>,
     pub directories: Vec<Uuid>,
     pub fenced: bool,
+    /// Since this index of the order the broker is stopping: it leads nothing, is in no ISR, and still follows.
+    #[serde(default)]
+    pub shutting_down: Option<u64>,
+}
+
+impl Broker {
+    /// May lead, and may be in sync.
+    #[must_use]
+    pub const fn is_active(&self) -> bool {
+        !self.fenced && self.shutting_down.is_none()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +73,18 @@ pub struct Partition {
     /// Replicas that left the ISR when it was already at its minimum: they still hold everything
     /// committed, because nothing was committed without them (KIP-966).
     pub eligible: Vec<BrokerId>,
-    /// Once ISR and `eligible` are both empty: who was in them last, the last leader at the end.
+    /// Replicas that were in the ISR when it fell to its minimum, or in `eligible` since, and were then restarted
+    /// without a clean shutdown; the latest at the end (LastKnownELR of KIP-966).
     pub last_known: Vec<BrokerId>,
+    /// Replicas of a reassignment's target that were none before (KIP-455); part of `replicas`.
+    #[serde(default)]
+    pub adding: Vec<BrokerId>,
+    /// Replicas that go when the reassignment completes (KIP-455); part of `replicas`, at its end.
+    #[serde(default)]
+    pub removing: Vec<BrokerId>,
+    /// The leader was elected uncleanly and has not said yet that it is done recovering (KIP-704).
+    #[serde(default)]
+    pub recovering: bool,
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
@@ -148,7 +169,22 @@ impl State {
 
     /// Brokers that may lead and follow, in the order of their ids.
     pub fn live_brokers(&self) -> impl Iterator<Item = &Broker> {
-        self.brokers.values().filter(|broker| !broker.fenced)
+        self.brokers.values().filter(|broker| broker.is_active())
+    }
+
+    /// Every partition with its topic and number, in the order of topic ids.
+    pub fn partitions(&self) -> impl Iterator<Item = (&Topic, i32, &Partition)> {
+        self.topics.values().flat_map(|topic| {
+            (0..)
+                .zip(&topic.partitions)
+                .map(|(at, one)| (topic.as_ref(), at, one))
+        })
+    }
+
+    /// Partitions that are being reassigned (ListPartitionReassignments).
+    pub fn reassignments(&self) -> impl Iterator<Item = (&Topic, i32, &Partition)> {
+        self.partitions()
+            .filter(|(_, _, partition)| partition.is_reassigned())
     }
 
     /// The name that would collide with `name`, if there is one.
@@ -180,8 +216,19 @@ impl State {
         set.and_then(|value| value.trim().parse().ok()).unwrap_or(1)
     }
 
+    /// `unclean.leader.election.enable`, as the cluster agrees on it; see [`State::min_insync_replicas`].
+    #[must_use]
+    pub fn unclean_leader_election(&self, topic: &Topic) -> bool {
+        let key = "unclean.leader.election.enable";
+        let set = topic
+            .configs
+            .get(key)
+            .or_else(|| self.default_broker_configs.get(key));
+        set.is_some_and(|value| value.trim() == "true")
+    }
+
     pub(super) fn is_live(&self, broker: BrokerId) -> bool {
-        self.brokers.get(&broker).is_some_and(|broker| !broker.fenced)
+        self.brokers.get(&broker).is_some_and(Broker::is_active)
     }
 }
 
@@ -201,12 +248,27 @@ impl Partition {
             replicas,
             eligible: Vec::new(),
             last_known: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
+            recovering: false,
             leader: None,
             leader_epoch: LeaderEpoch::new(0),
             partition_epoch: PartitionEpoch::default(),
             log_start: Offset::new(0),
             tier: None,
         }
+    }
+
+    #[must_use]
+    pub const fn is_reassigned(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas there will be when the reassignment is complete; those there are, if there is none.
+    #[must_use]
+    pub fn target(&self) -> Vec<BrokerId> {
+        let stays = |id: &&BrokerId| !self.removing.contains(id);
+        self.replicas.iter().filter(stays).copied().collect()
     }
 
     /// Up to here, from the log's start on, everything is in the bucket.

@@ -10,21 +10,21 @@ use crate::topic_config::ConfigError;
 use crate::{BrokerEpoch, BrokerId, PartitionEpoch, TopicId, TopicName};
 
 /// A cluster whose commands are given their index one after the other.
-struct Cluster {
-    state: State,
+pub(super) struct Cluster {
+    pub(super) state: State,
 }
 
-const TOPIC: TopicId = TopicId::new(Uuid::from_u128(7));
+pub(super) const TOPIC: TopicId = TopicId::new(Uuid::from_u128(7));
 
-fn id(value: i32) -> BrokerId {
+pub(super) fn id(value: i32) -> BrokerId {
     BrokerId::new(value)
 }
 
-fn at(value: i64) -> Offset {
+pub(super) fn at(value: i64) -> Offset {
     Offset::new(value)
 }
 
-fn register(broker: i32, incarnation: u128, clean: Option<BrokerEpoch>) -> Command {
+pub(super) fn register(broker: i32, incarnation: u128, clean: Option<BrokerEpoch>) -> Command {
     Command::RegisterBroker(RegisterBroker {
         broker: id(broker),
         incarnation: Uuid::from_u128(incarnation),
@@ -35,7 +35,12 @@ fn register(broker: i32, incarnation: u128, clean: Option<BrokerEpoch>) -> Comma
     })
 }
 
-fn create(name: &str, topic_id: TopicId, assignments: &[&[i32]], configs: &[(&str, &str)]) -> Command {
+pub(super) fn create(
+    name: &str,
+    topic_id: TopicId,
+    assignments: &[&[i32]],
+    configs: &[(&str, &str)],
+) -> Command {
     Command::CreateTopic(CreateTopic {
         name: TopicName::parse(name).unwrap(),
         topic_id,
@@ -52,7 +57,7 @@ fn create(name: &str, topic_id: TopicId, assignments: &[&[i32]], configs: &[(&st
 
 impl Cluster {
     /// Brokers 1 to `brokers`, alive.
-    fn of(brokers: i32) -> Self {
+    pub(super) fn of(brokers: i32) -> Self {
         let mut cluster = Self {
             state: State::new("test"),
         };
@@ -62,11 +67,16 @@ impl Cluster {
         cluster
     }
 
-    fn apply(&mut self, command: &Command) -> Result<Outcome, Rejected> {
+    pub(super) fn apply(&mut self, command: &Command) -> Result<Outcome, Rejected> {
         self.state.apply(self.state.applied + 1, command)
     }
 
-    fn start(&mut self, broker: i32, incarnation: u128, clean: Option<BrokerEpoch>) -> BrokerEpoch {
+    pub(super) fn start(
+        &mut self,
+        broker: i32,
+        incarnation: u128,
+        clean: Option<BrokerEpoch>,
+    ) -> BrokerEpoch {
         self.apply(&register(broker, incarnation, clean)).unwrap();
         let epoch = self.epoch(broker);
         self.apply(&Command::UnfenceBroker {
@@ -77,7 +87,7 @@ impl Cluster {
         epoch
     }
 
-    fn fence(&mut self, broker: i32) {
+    pub(super) fn fence(&mut self, broker: i32) {
         let epoch = self.epoch(broker);
         self.apply(&Command::FenceBroker {
             broker: id(broker),
@@ -86,7 +96,7 @@ impl Cluster {
         .unwrap();
     }
 
-    fn unfence(&mut self, broker: i32) {
+    pub(super) fn unfence(&mut self, broker: i32) {
         let epoch = self.epoch(broker);
         self.apply(&Command::UnfenceBroker {
             broker: id(broker),
@@ -95,15 +105,22 @@ impl Cluster {
         .unwrap();
     }
 
-    fn epoch(&self, broker: i32) -> BrokerEpoch {
+    pub(super) fn epoch(&self, broker: i32) -> BrokerEpoch {
         self.state.brokers[&id(broker)].epoch
     }
 
-    fn partition(&self) -> &Partition {
+    pub(super) fn partition(&self) -> &Partition {
         self.state.partition(TOPIC, 0).unwrap()
     }
 
-    fn tier(&self, broker: i32, expected_version: u64, base: i64, start: i64, end: i64) -> Command {
+    pub(super) fn tier(
+        &self,
+        broker: i32,
+        expected_version: u64,
+        base: i64,
+        start: i64,
+        end: i64,
+    ) -> Command {
         let leader_epoch = self.partition().leader_epoch;
         Command::CommitTier(CommitTier {
             topic_id: TOPIC,
@@ -125,7 +142,7 @@ impl Cluster {
         })
     }
 
-    fn log_start(&mut self, broker: i32, log_start: i64) -> Result<Outcome, Rejected> {
+    pub(super) fn log_start(&mut self, broker: i32, log_start: i64) -> Result<Outcome, Rejected> {
         let command = Command::AdvanceLogStart(AdvanceLogStart {
             topic_id: TOPIC,
             partition: 0,
@@ -251,6 +268,7 @@ fn an_isr_is_changed_by_the_leader_alone_and_from_what_is_current() {
                     epoch: *epoch,
                 })
                 .collect(),
+            recovering: false,
         })
     };
     let epoch = cluster.partition().partition_epoch.value();
@@ -270,7 +288,7 @@ fn an_isr_is_changed_by_the_leader_alone_and_from_what_is_current() {
     ));
     assert!(matches!(
         refused(1, epoch, &[one, (3, stale_member)]),
-        Rejected::StaleBrokerEpoch { .. }
+        Rejected::Ineligible { .. }
     ));
     assert!(matches!(
         refused(1, epoch, &[two, three]),
@@ -631,6 +649,7 @@ fn any_command() -> impl Strategy<Value = Command> {
                             .into_iter()
                             .map(|(broker, epoch)| IsrMember { broker, epoch })
                             .collect(),
+                        recovering: false,
                     })
                 }
             ),

@@ -106,6 +106,10 @@ impl State {
                 }
             }
         }
+        if ops.iter().any(|op| op.key() == "min.insync.replicas") {
+            // Of topics that are not concerned nothing changes.
+            self.each_partition(|_| true, |electorate, partition| electorate.review(partition));
+        }
         Ok(Outcome::Done)
     }
 

@@ -101,10 +101,16 @@ impl From<Rejected> for Refusal {
             Rejected::NoPartitions => E::InvalidPartitions,
             Rejected::InvalidReplicas { .. } => E::InvalidReplicaAssignment,
             Rejected::StaleBrokerEpoch { .. } => E::StaleBrokerEpoch,
+            Rejected::ElectionNotNeeded { .. } => E::ElectionNotNeeded,
+            Rejected::PreferredLeaderUnavailable { .. } => E::PreferredLeaderNotAvailable,
+            Rejected::NoEligibleLeader { .. } => E::EligibleLeadersNotAvailable,
+            Rejected::NoReassignment => E::NoReassignmentInProgress,
+            Rejected::ReplicationFactorChanges { .. } => E::InvalidReplicationFactor,
             // None of these can answer a client's administrative command.
             Rejected::NotLeader { .. }
             | Rejected::StalePartitionEpoch { .. }
             | Rejected::Ineligible { .. }
+            | Rejected::ShuttingDown(_)
             | Rejected::TierMoved { .. }
             | Rejected::TierGap { .. }
             | Rejected::TableFenced { .. }
