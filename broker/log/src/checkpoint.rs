@@ -68,6 +68,11 @@ impl State {
         self.active.end
     }
 
+    /// The log was empty: nothing before this is part of it.
+    pub(crate) fn begins_anew(&self) -> bool {
+        self.active.bytes == 0 && self.first_segment == self.active.base
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         self.active.encode_into(&mut body);

@@ -35,8 +35,8 @@ pub use epoch::{EpochChain, EpochEntry};
 pub use error::Error;
 pub use index::{Index, IndexEntry};
 pub use log::{
-    AppendError, Appended, Dropped, FoundTimestamp, Log, ReadError, ReadPlan, SealedSegment, Slice, SyncTurn,
-    Synced, TimestampPlan, Truncated, Truncation, WriteTurn, Written,
+    AppendError, Appended, Dropped, FoundTimestamp, Log, ReadError, ReadPlan, SealedSegment, Seed, Slice,
+    SyncTurn, Synced, TimestampPlan, Truncated, Truncation, WriteTurn, Written,
 };
 pub use offsets::{LeaderEpoch, LogOffsets, Offset, TierEnd, Timestamp};
 pub use producers::{ActiveProducer, ProducerError, Producers, Verdict};

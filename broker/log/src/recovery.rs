@@ -75,7 +75,10 @@ pub(crate) fn open(
     disk.create_dir(dir).map_err(Error::io("create", dir))?;
     let mut found = Recovered::default();
     let state = checkpoint::read(&**disk, dir, &mut found.checkpoint_was_damaged)?;
-    let bases = bases(&**disk, dir)?;
+    let mut bases = bases(&**disk, dir)?;
+    if let Some(state) = state.as_ref().filter(|state| state.begins_anew()) {
+        remove_given_up(disk, dir, &mut bases, state.recovery_point())?;
+    }
     found.segments = bases.len();
     if bases.is_empty() {
         return Ok((
@@ -117,9 +120,11 @@ fn open_without_segments(
             Err(Error::corrupt(dir, 0, "no segments and no readable checkpoint"))
         }
         None => create(disk, dir, settings, Offset::ZERO, now),
-        Some(state) if state.active.bytes > 0 || state.first_segment != state.active.base => Err(
-            Error::corrupt(dir, 0, "the segments that the checkpoint speaks of are missing"),
-        ),
+        Some(state) if !state.begins_anew() => Err(Error::corrupt(
+            dir,
+            0,
+            "the segments that the checkpoint speaks of are missing",
+        )),
         Some(state) => {
             let opened = create(disk, dir, settings, state.recovery_point(), now)?;
             let State {
@@ -136,6 +141,21 @@ fn open_without_segments(
             })
         }
     }
+}
+
+/// The log was about to begin anew at `start`, empty, when a crash came: what lies before is not its any more.
+fn remove_given_up(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    bases: &mut Vec<Offset>,
+    start: Offset,
+) -> Result<(), Error> {
+    let kept = bases.split_off(bases.partition_point(|base| *base < start));
+    let given_up = std::mem::replace(bases, kept);
+    for base in given_up {
+        Arc::new(Segment::new(Arc::clone(disk), dir, base)).remove()?;
+    }
+    Ok(())
 }
 
 /// The bases of all segments in `dir`, in order.
@@ -175,8 +195,7 @@ impl Recovery<'_> {
     fn run(&mut self, segments: Vec<Arc<Segment>>) -> Result<Opened, Error> {
         if let Some(state) = &self.state {
             // Only a truncation to before all segments, interrupted, leaves them all above the recovery point.
-            let may_be_above = state.active.bytes == 0 && state.first_segment == state.active.base;
-            if segments[0].base > state.recovery_point() && !may_be_above {
+            if segments[0].base > state.recovery_point() && !state.begins_anew() {
                 return Err(Error::corrupt(
                     &segments[0].path,
                     0,

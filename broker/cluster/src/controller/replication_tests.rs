@@ -34,7 +34,7 @@ impl Cluster {
 
     fn isr_of(&self, topic_id: TopicId, isr: Vec<BrokerId>) -> Command {
         let partition = self.state.partition(topic_id, 0).unwrap();
-        let broker = partition.leader.unwrap_or(id(1));
+        let broker = partition.leader.unwrap_or_else(|| id(1));
         let epoch = |broker: BrokerId| {
             let known = self.state.brokers.get(&broker);
             known.map_or(BrokerEpoch::new(0), |known| known.epoch)

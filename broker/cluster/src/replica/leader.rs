@@ -27,7 +27,6 @@ pub enum Durability {
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub durability: Durability,
-    pub min_insync_replicas: u32,
     /// A follower this far behind in time leaves the ISR: `replica.lag.time.max.ms`.
     pub lag_max_ms: i64,
 }
@@ -40,13 +39,34 @@ pub struct Leader {
     /// The log's end when this leadership began.
     epoch_start: Offset,
     settings: Settings,
+    min_insync_replicas: u32,
     local: Ends,
     followers: BTreeMap<BrokerId, Follower>,
     isr: Vec<BrokerId>,
     partition_epoch: PartitionEpoch,
-    /// The ISR asked for and not yet answered. Its additions already count for the high watermark.
-    asked: Option<Vec<BrokerId>>,
+    asked: Asked,
     high_watermark: Offset,
+}
+
+/// What the controller was asked for in this partition epoch.
+#[derive(Debug, Default)]
+struct Asked {
+    in_flight: bool,
+    /// An earlier request of this partition epoch may still be carried out.
+    uncertain: bool,
+    /// All additions that may be in the ISR already, or may yet be: they count for the high watermark.
+    additions: Vec<BrokerId>,
+}
+
+/// What became of an [`IsrChange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsrAnswer {
+    /// It was done, or the partition epoch or the leadership has moved on: the metadata will say.
+    SeeMetadata,
+    /// A member is not eligible: nothing was done.
+    Refused,
+    /// It may have been done, or may yet be.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +83,8 @@ struct Follower {
     /// When it last held everything the leader held then.
     caught_up_at: i64,
     last_fetch: Option<(i64, Offset)>,
+    /// Where the segment begins that it appends to.
+    segment_base: Option<Offset>,
 }
 
 impl Default for Ends {
@@ -82,6 +104,8 @@ pub struct Fetched {
     /// It holds everything below.
     pub log_end: Offset,
     pub durable_end: Offset,
+    /// Where the segment begins that it appends to.
+    pub segment_base: Offset,
 }
 
 /// An ISR to ask the controller for.
@@ -99,6 +123,9 @@ pub struct Assignment<'a> {
     pub replicas: &'a [BrokerId],
     pub isr: &'a [BrokerId],
     pub partition_epoch: PartitionEpoch,
+    /// `min.insync.replicas` as of the same metadata: a smaller ISR seen under an older, lower minimum would let
+    /// the high watermark pass replicas that the controller counts as eligible.
+    pub min_insync_replicas: u32,
 }
 
 impl Leader {
@@ -118,6 +145,7 @@ impl Leader {
             epoch,
             epoch_start: log_end,
             settings,
+            min_insync_replicas: assignment.min_insync_replicas,
             // Nothing is known to be on the disk until the first sync of this leadership says so.
             local: Ends {
                 log: log_end,
@@ -126,7 +154,7 @@ impl Leader {
             followers: BTreeMap::new(),
             isr: Vec::new(),
             partition_epoch: assignment.partition_epoch,
-            asked: None,
+            asked: Asked::default(),
             high_watermark,
         };
         leader.assign(assignment, now);
@@ -139,13 +167,13 @@ impl Leader {
     pub fn alone(me: BrokerId, epoch: LeaderEpoch) -> Self {
         let settings = Settings {
             durability: Durability::Group,
-            min_insync_replicas: 1,
             lag_max_ms: i64::MAX,
         };
         let assignment = Assignment {
             replicas: &[me],
             isr: &[me],
             partition_epoch: PartitionEpoch::default(),
+            min_insync_replicas: 1,
         };
         Self::begin(
             me,
@@ -155,23 +183,6 @@ impl Leader {
             settings,
             0,
         )
-    }
-
-    /// The same broker was elected again, without having led in between: what followers have shown counts
-    /// no more, its own log still does.
-    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
-        assert!(
-            epoch > self.epoch,
-            "leader epochs only grow: {epoch} after {}",
-            self.epoch
-        );
-        self.epoch = epoch;
-        self.epoch_start = self.local.log;
-        self.asked = None;
-        for follower in self.followers.values_mut() {
-            follower.ends = None;
-            follower.last_fetch = None;
-        }
     }
 
     #[must_use]
@@ -196,6 +207,12 @@ impl Leader {
         self.high_watermark >= self.epoch_start
     }
 
+    /// Whether `replica` follows this partition.
+    #[must_use]
+    pub fn knows(&self, replica: BrokerId) -> bool {
+        self.followers.contains_key(&replica)
+    }
+
     #[must_use]
     pub fn isr(&self) -> &[BrokerId] {
         &self.isr
@@ -208,7 +225,7 @@ impl Leader {
     }
 
     pub fn set_min_insync_replicas(&mut self, min: u32) -> Option<Offset> {
-        self.settings.min_insync_replicas = min;
+        self.min_insync_replicas = min;
         self.advance()
     }
 
@@ -225,6 +242,13 @@ impl Leader {
     pub fn fetched(&mut self, fetched: Fetched, now: i64) -> Option<Offset> {
         let leader_end = self.local.log;
         let follower = self.followers.get_mut(&fetched.replica)?;
+        // From a process that is no more, late.
+        if follower
+            .broker_epoch
+            .is_some_and(|known| known > fetched.broker_epoch)
+        {
+            return None;
+        }
         // A restarted follower starts over: what its former self held counts no more.
         if follower.broker_epoch != Some(fetched.broker_epoch) {
             *follower = Follower {
@@ -242,6 +266,7 @@ impl Leader {
             follower.caught_up_at = follower.caught_up_at.max(at);
         }
         follower.last_fetch = Some((now, leader_end));
+        follower.segment_base = Some(fetched.segment_base);
         follower.ends = Some(Ends {
             log: fetched.log_end,
             durable: fetched.durable_end.min(fetched.log_end),
@@ -259,22 +284,26 @@ impl Leader {
         self.advance()
     }
 
-    /// The ISR that ought to be, if it is not the one that is. At most one change is asked for at a time;
-    /// from then on its additions count, whether or not the answer ever comes.
+    /// The ISR that ought to be, if it is not the one that is. At most one change is asked for at a time; from then
+    /// on its additions count, until it is known that they were not made. `eligible` says of a broker and the epoch
+    /// it fetched in whether the metadata has it alive, not shutting down, and in that epoch (KIP-903).
+    ///
+    /// While an earlier request may still be carried out, one is due in any case, be it for the ISR there is: the
+    /// first of them to arrive outdates the others.
     pub fn ask(&mut self, now: i64, eligible: impl Fn(BrokerId, BrokerEpoch) -> bool) -> Option<IsrChange> {
-        if self.asked.is_some() {
+        if self.asked.in_flight {
             return None;
         }
+        let others = self.followers.iter();
         let wanted: Vec<BrokerId> = std::iter::once(self.me)
             .chain(
-                self.followers
-                    .iter()
+                others
                     .filter(|(id, f)| self.belongs(**id, f, now, &eligible))
                     .map(|(id, _)| *id),
             )
             .collect();
         let unchanged = wanted.len() == self.isr.len() && wanted.iter().all(|id| self.isr.contains(id));
-        if unchanged {
+        if unchanged && !self.asked.uncertain {
             return None;
         }
         let member = |id: &BrokerId| (*id, self.followers.get(id).and_then(|f| f.broker_epoch));
@@ -283,15 +312,49 @@ impl Leader {
             partition_epoch: self.partition_epoch,
             isr: wanted.iter().map(member).collect(),
         };
-        self.asked = Some(wanted);
+        self.asked.in_flight = true;
+        for id in wanted {
+            if !self.isr.contains(&id) && !self.asked.additions.contains(&id) {
+                self.asked.additions.push(id);
+            }
+        }
         Some(change)
     }
 
-    /// The controller has refused for good: what was asked for did not and will not happen. An unknown
-    /// outcome is no refusal; it is resolved by [`Leader::assigned`] alone.
-    pub fn refused(&mut self) -> Option<Offset> {
-        self.asked = None;
+    /// What became of a change that was asked for. Whatever is not a plain refusal is resolved by
+    /// [`Leader::assigned`] alone. Returns the high watermark if it moved.
+    pub fn answered(&mut self, change: &IsrChange, answer: IsrAnswer) -> Option<Offset> {
+        if change.leader_epoch != self.epoch || change.partition_epoch != self.partition_epoch {
+            return None;
+        }
+        match answer {
+            IsrAnswer::SeeMetadata => return None,
+            IsrAnswer::Refused => {
+                self.asked.in_flight = false;
+                if !self.asked.uncertain {
+                    self.asked.additions.clear();
+                }
+            }
+            IsrAnswer::Unknown => {
+                self.asked.in_flight = false;
+                self.asked.uncertain = true;
+            }
+        }
         self.advance()
+    }
+
+    /// Whether any replica that may lead next begins a segment at `end`, too: then what lies before is the same
+    /// file on all of them, for ever, and can be uploaded as one.
+    ///
+    /// A segment's beginning travels with the first batch in it; before there is one that is committed, only what
+    /// followers say they have done counts.
+    #[must_use]
+    pub fn is_sealed_everywhere(&self, end: Offset) -> bool {
+        let has_rolled = |id: &BrokerId| {
+            let follower = self.followers.get(id);
+            *id == self.me || follower.is_some_and(|f| f.segment_base.is_some_and(|base| base >= end))
+        };
+        self.high_watermark > end || self.maximal_isr().all(has_rolled)
     }
 
     fn assign(&mut self, assignment: Assignment<'_>, now: i64) {
@@ -308,7 +371,8 @@ impl Leader {
             .collect();
         self.isr = assignment.isr.to_vec();
         self.partition_epoch = assignment.partition_epoch;
-        self.asked = None;
+        self.min_insync_replicas = assignment.min_insync_replicas;
+        self.asked = Asked::default();
     }
 
     fn belongs(
@@ -319,6 +383,7 @@ impl Leader {
         eligible: &impl Fn(BrokerId, BrokerEpoch) -> bool,
     ) -> bool {
         if self.isr.contains(&id) {
+            // One that restarted is out of the ISR already; until the metadata says so it may stay.
             return now.saturating_sub(follower.caught_up_at) <= self.settings.lag_max_ms;
         }
         let (Some(ends), Some(epoch)) = (follower.ends, follower.broker_epoch) else {
@@ -331,10 +396,9 @@ impl Leader {
         if !self.enough_in_sync() {
             return None;
         }
-        let asked = self.asked.iter().flatten().filter(|id| !self.isr.contains(id));
         let mut logs = Vec::with_capacity(self.followers.len() + 1);
         let mut durable = Vec::with_capacity(self.followers.len() + 1);
-        for id in self.isr.iter().chain(asked) {
+        for id in self.maximal_isr() {
             let ends = self.ends_of(*id)?;
             logs.push(ends.log);
             durable.push(ends.durable);
@@ -342,6 +406,8 @@ impl Leader {
         let held = logs.iter().copied().min()?;
         let safe = match self.settings.durability {
             Durability::Os => held,
+            // What was here before this leadership began is on this disk before any of it is called safe.
+            Durability::Group if self.local.durable < self.epoch_start => return None,
             Durability::Group => {
                 // The q-th largest: at least q members have it on disk. q makes every set of
                 // `min.insync.replicas` members meet the members that have it.
@@ -361,6 +427,14 @@ impl Leader {
         Some(safe)
     }
 
+    /// The ISR as committed, and whoever may have joined it since.
+    fn maximal_isr(&self) -> impl Iterator<Item = &BrokerId> {
+        let additions = self.asked.additions.iter();
+        self.isr
+            .iter()
+            .chain(additions.filter(|id| !self.isr.contains(id)))
+    }
+
     /// `None` while a member has not fetched in this leader epoch: nothing is known of its log.
     fn ends_of(&self, id: BrokerId) -> Option<Ends> {
         if id == self.me {
@@ -372,7 +446,7 @@ impl Leader {
     /// Never more than there are replicas: a topic of one replica can be written whatever is configured.
     fn min_isr(&self) -> usize {
         let replicas = self.followers.len() + 1;
-        usize::try_from(self.settings.min_insync_replicas)
+        usize::try_from(self.min_insync_replicas)
             .unwrap_or(usize::MAX)
             .clamp(1, replicas)
     }
@@ -393,13 +467,13 @@ mod tests {
     fn leader(isr: &[BrokerId], replicas: &[BrokerId], min: u32, durability: Durability) -> Leader {
         let settings = Settings {
             durability,
-            min_insync_replicas: min,
             lag_max_ms: 10_000,
         };
         let assignment = Assignment {
             replicas,
             isr,
             partition_epoch: PartitionEpoch::new(0),
+            min_insync_replicas: min,
         };
         Leader::begin(ME, LeaderEpoch::new(0), (at(0), at(0)), assignment, settings, 0)
     }
@@ -412,6 +486,7 @@ mod tests {
                 broker_epoch,
                 log_end: at(end),
                 durable_end: at(durable),
+                segment_base: at(0),
             },
             now,
         )
@@ -471,7 +546,95 @@ mod tests {
             "C may already be in the ISR"
         );
 
-        assert_eq!(leader.refused(), Some(at(20)));
+        assert_eq!(leader.answered(&change, IsrAnswer::Refused), Some(at(20)));
+    }
+
+    #[test]
+    fn a_request_of_unknown_outcome_counts_until_the_metadata_has_moved() {
+        let mut leader = leader(&[ME, B], &[ME, B, C], 2, Durability::Os);
+        leader.local(at(10), at(0));
+        fetch(&mut leader, B, 10, 0, 1);
+        fetch(&mut leader, C, 10, 0, 1);
+        let first = leader.ask(1, |_, _| true).unwrap();
+        assert_eq!(leader.answered(&first, IsrAnswer::Unknown), None);
+        leader.local(at(20), at(0));
+        fetch(&mut leader, B, 20, 0, 2);
+
+        // C is fenced meanwhile. The first request may still arrive, so another is due, and its refusal proves nothing.
+        let second = leader.ask(2, |_, _| false).unwrap();
+        assert_eq!(second.isr.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [ME, B]);
+        assert_eq!(leader.answered(&second, IsrAnswer::Refused), None);
+        assert_eq!(leader.high_watermark(), at(10));
+
+        let third = leader.ask(3, |_, _| false).unwrap();
+        let assignment = Assignment {
+            replicas: &[ME, B, C],
+            isr: &[ME, B],
+            partition_epoch: PartitionEpoch::new(1),
+            min_insync_replicas: 2,
+        };
+        assert_eq!(leader.assigned(assignment, 3), Some(at(20)));
+        assert_eq!(
+            leader.answered(&third, IsrAnswer::Unknown),
+            None,
+            "an answer that comes late"
+        );
+        assert_eq!(leader.ask(4, |_, _| false), None);
+    }
+
+    #[test]
+    fn a_fetch_of_a_former_process_says_nothing() {
+        let mut leader = leader(&[ME, B], &[ME, B], 1, Durability::Os);
+        leader.local(at(10), at(0));
+        let mut from = |epoch, end| {
+            let fetched = Fetched {
+                replica: B,
+                broker_epoch: BrokerEpoch::new(epoch),
+                log_end: at(end),
+                durable_end: at(0),
+                segment_base: at(0),
+            };
+            leader.fetched(fetched, 1)
+        };
+        assert_eq!(from(2, 3), Some(at(3)));
+        assert_eq!(from(1, 10), None);
+        assert_eq!(from(2, 4), Some(at(4)));
+    }
+
+    #[test]
+    fn a_new_leader_syncs_what_it_has_before_it_calls_any_of_it_safe() {
+        let settings = Settings {
+            durability: Durability::Group,
+            lag_max_ms: 10_000,
+        };
+        let assignment = Assignment {
+            replicas: &[ME, B, C],
+            isr: &[ME, B, C],
+            partition_epoch: PartitionEpoch::new(0),
+            min_insync_replicas: 2,
+        };
+        let mut leader = Leader::begin(ME, LeaderEpoch::new(3), (at(10), at(7)), assignment, settings, 0);
+        fetch(&mut leader, B, 10, 10, 1);
+        assert_eq!(fetch(&mut leader, C, 10, 10, 1), None);
+        assert_eq!(leader.local(at(10), at(10)), Some(at(10)));
+    }
+
+    #[test]
+    fn a_segment_is_sealed_everywhere_once_followers_have_rolled_or_a_batch_behind_it_is_committed() {
+        let mut leader = leader(&[ME, B], &[ME, B], 2, Durability::Os);
+        leader.local(at(10), at(0));
+        fetch(&mut leader, B, 10, 0, 1);
+        assert!(!leader.is_sealed_everywhere(at(10)));
+        let rolled = Fetched {
+            replica: B,
+            broker_epoch: BrokerEpoch::new(1),
+            log_end: at(10),
+            durable_end: at(0),
+            segment_base: at(10),
+        };
+        leader.fetched(rolled, 2);
+        assert!(leader.is_sealed_everywhere(at(10)));
+        assert!(leader.is_sealed_everywhere(at(9)));
     }
 
     #[test]
@@ -489,6 +652,7 @@ mod tests {
             replicas: &[ME, B, C],
             isr: &[ME, B],
             partition_epoch: PartitionEpoch::new(1),
+            min_insync_replicas: 2,
         };
         assert_eq!(leader.assigned(assignment, 10_600), Some(at(20)));
 
@@ -503,13 +667,13 @@ mod tests {
     fn latest_is_not_answered_before_this_leadership_has_caught_up() {
         let settings = Settings {
             durability: Durability::Os,
-            min_insync_replicas: 1,
             lag_max_ms: 10_000,
         };
         let assignment = Assignment {
             replicas: &[ME, B],
             isr: &[ME, B],
             partition_epoch: PartitionEpoch::new(4),
+            min_insync_replicas: 1,
         };
         let mut leader = Leader::begin(ME, LeaderEpoch::new(3), (at(10), at(7)), assignment, settings, 0);
         assert!(!leader.settled());

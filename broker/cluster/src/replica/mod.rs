@@ -1,5 +1,21 @@
-//! What a replica knows of the others.
+//! One partition's replicas: what a leader knows of its followers, and what a follower does with what it gets.
+//!
+//! ```text
+//! follower                                     leader
+//! Follower::ask ── Ask ─────────────────────►  serve ── lineage, range ─► ReadPlan
+//! Follower::take ◄── Answer (batches, ends) ──┘   └──► Leader::fetched ─► high watermark, ISR
+//!   ├─ Appended                                         Leader::ask ────► AlterPartition
+//!   ├─ Cut      (run the truncation, ask again)
+//!   └─ Rebuild  (from the tier, or from nothing)
+//! ```
+//! [`fetcher`] puts the partitions that one broker follows at another into one request after the other.
 
+pub mod fetcher;
+pub mod follower;
 pub mod leader;
+pub mod serve;
 
-pub use leader::{Assignment, Durability, Fetched, IsrChange, Leader, Settings};
+pub use fetcher::ReplicaFetcher;
+pub use follower::{Follower, Rebuild, Step};
+pub use leader::{Durability, Fetched, IsrAnswer, IsrChange, Leader, Settings};
+pub use serve::{Answer, Ask, Refusal, Served, serve, take_over};

@@ -89,7 +89,11 @@ impl Log {
             max_timestamp: append_time.unwrap_or(header.max_timestamp),
             ..*header
         };
-        let rolled = self.store(batch, &stored, stamp, now);
+        let rolled = self.is_full_for(&stored, now);
+        if rolled {
+            self.roll(now);
+        }
+        self.store(batch, &stored, stamp, now);
         let (first, last) = (stored.base_offset, stored.last_offset());
         Ok(Appended {
             first,
@@ -101,7 +105,8 @@ impl Log {
     }
 
     /// A follower's append: the batch already has its offset and epoch, and is stored byte for byte. It must not
-    /// lie before the log end. Sizes, times and sequences were the leader's to check.
+    /// lie before the log end. Sizes, times and sequences were the leader's to check, and so is where segments
+    /// begin: the caller rolls ([`Log::force_roll`]) where the leader did, and nothing is rolled here.
     pub fn append_replicated(&mut self, batch: &Batch, now: Timestamp) -> Result<Appended, AppendError> {
         if self.is_dead {
             return Err(AppendError::Storage);
@@ -118,14 +123,14 @@ impl Log {
             epoch: header.leader_epoch,
             append_time: None,
         };
-        let rolled = self.store(batch, &header, stamp, now);
+        self.store(batch, &header, stamp, now);
         let (first, last) = (header.base_offset, header.last_offset());
         Ok(Appended {
             first,
             last,
             append_time: None,
             is_duplicate: false,
-            rolled,
+            rolled: false,
         })
     }
 
@@ -190,12 +195,8 @@ impl Log {
         Err(AppendError::BadTimestamp { timestamp: bad, now })
     }
 
-    /// `stored` is the header as it will be on disk. True if a new segment was begun for it.
-    fn store(&mut self, batch: &Batch, stored: &Header, stamp: Stamp, now: Timestamp) -> bool {
-        let rolled = self.is_full_for(stored, now);
-        if rolled {
-            self.roll(now);
-        }
+    /// `stored` is the header as it will be on disk.
+    fn store(&mut self, batch: &Batch, stored: &Header, stamp: Stamp, now: Timestamp) {
         self.epochs.begin(stored.leader_epoch, stored.base_offset);
         self.producers.record(stored, now);
         let active = &mut self.active;
@@ -206,7 +207,6 @@ impl Log {
         active.index.note(&active.summary, stored.base_offset);
         active.summary.add(stored, now);
         self.queue.push(&active.segment, position, batch, stamp);
-        rolled
     }
 
     fn is_full_for(&self, next: &Header, now: Timestamp) -> bool {

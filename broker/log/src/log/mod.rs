@@ -6,7 +6,7 @@
 //!                    take_syncs  ─► SyncTurn::run  ─► synced     (durable: durable_end)
 //! plan_read ─► ReadPlan::run ─► Slice        find_timestamp ─► TimestampPlan::run
 //! checkpoint ─► Checkpoint::write            drop_segments_before ─► Dropped::run
-//! truncate_to ─► Truncation::run ─► truncated
+//! truncate_to, reopen_sealed, restart_at ─► Truncation::run ─► truncated
 //! ```
 //! At most one write turn and one sync turn are out at a time, so the order on disk is the order of offsets.
 //!
@@ -34,7 +34,7 @@ pub use drop::{Dropped, SealedSegment};
 pub use read::{ReadError, ReadPlan, Slice};
 pub use sync::{SyncTurn, Synced};
 pub use timestamps::{FoundTimestamp, TimestampPlan};
-pub use truncate::{Truncated, Truncation};
+pub use truncate::{Seed, Truncated, Truncation};
 pub use write::{WriteTurn, Written};
 
 use crate::checkpoint::{Checkpoint, State};
@@ -205,6 +205,20 @@ impl Log {
     /// Where the active segment begins: everything below is sealed.
     pub fn active_base(&self) -> Offset {
         self.active.segment.base
+    }
+
+    /// Where the oldest local segment begins: at or before `local_start`.
+    pub fn local_base(&self) -> Offset {
+        self.first_base()
+    }
+
+    /// Base of the segment that holds `offset`, or will if it is the log end; `None` if it is not local.
+    pub fn segment_base_of(&self, offset: Offset) -> Option<Offset> {
+        if offset < self.first_base() || offset > self.log_end() {
+            return None;
+        }
+        let sealed = self.sealed.get(self.sealed_at(offset));
+        Some(sealed.map_or(self.active.segment.base, |sealed| sealed.segment.base))
     }
 
     /// A disk error has ended this log: appends answer [`AppendError::Storage`]. Reads go on as the disk allows.

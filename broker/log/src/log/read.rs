@@ -111,9 +111,43 @@ impl Log {
                 local_start: self.local_start(),
             });
         }
+        Ok(self.plan_local(from, upto, max_bytes, at_least_one))
+    }
+
+    /// The same for a replica, which copies whole segments: up to `written_end`, and from wherever there are local
+    /// files, be it below the log start. `ReadError::NotLocal` below that.
+    pub fn plan_replica_read(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Result<Option<ReadPlan>, ReadError> {
+        if from > self.log_end() {
+            return Err(ReadError::OutOfRange {
+                from,
+                log_start: self.log_start,
+                log_end: self.log_end(),
+            });
+        }
+        if from < self.first_base() {
+            return Err(ReadError::NotLocal {
+                from,
+                local_start: self.first_base(),
+            });
+        }
+        Ok(self.plan_local(from, self.written_end, max_bytes, at_least_one))
+    }
+
+    fn plan_local(
+        &self,
+        from: Offset,
+        upto: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Option<ReadPlan> {
         let upto = upto.min(self.written_end);
         if from >= upto {
-            return Ok(None);
+            return None;
         }
         let ask = Ask {
             from,
@@ -130,11 +164,11 @@ impl Log {
                 written_bytes: known_from.position,
                 interval,
             };
-            return Ok(Some(ReadPlan {
+            return Some(ReadPlan {
                 segment: Arc::clone(&self.active.segment),
                 ask,
                 place,
-            }));
+            });
         }
         if from >= active_base {
             let stop = self.turn_end_at(upto);
@@ -144,26 +178,24 @@ impl Log {
                 span,
                 written_bytes: self.active.written_bytes,
             };
-            return Ok(Some(ReadPlan {
+            return Some(ReadPlan {
                 segment: Arc::clone(&self.active.segment),
                 ask,
                 place,
-            }));
+            });
         }
-        let Some(sealed) = self.sealed.get(self.sealed_at(from)) else {
-            return Ok(None);
-        };
+        let sealed = self.sealed.get(self.sealed_at(from))?;
         let end = sealed.summary.end_edge();
         let place = Place::Before {
             end,
             written_bytes: sealed.written_bytes,
             interval,
         };
-        Ok(Some(ReadPlan {
+        Some(ReadPlan {
             segment: Arc::clone(&sealed.segment),
             ask,
             place,
-        }))
+        })
     }
 
     /// Position of `offset` in the active segment, if a recent turn ended there.

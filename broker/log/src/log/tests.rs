@@ -703,9 +703,12 @@ fn a_follower_stores_what_the_leader_stored() {
     }
     write(&mut leader);
     for bytes in read_all(&leader, 700) {
-        follower
-            .append_replicated(&Batch::check(bytes).unwrap(), NOW)
-            .unwrap();
+        let batch = Batch::check(bytes).unwrap();
+        let at = batch.header().base_offset;
+        if leader.segment_base_of(at) == Some(at) {
+            follower.force_roll(NOW);
+        }
+        follower.append_replicated(&batch, NOW).unwrap();
     }
     write(&mut follower);
     assert_eq!(read_all(&follower, 900), read_all(&leader, 400));
@@ -722,6 +725,150 @@ fn a_follower_stores_what_the_leader_stored() {
         follower.append_replicated(&old, NOW),
         Err(AppendError::BeforeLogEnd { .. })
     ));
+}
+
+#[test]
+fn a_cut_leaves_no_segment_begun_where_the_log_ends() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, small());
+    append(&mut log, &batch("a", 3));
+    log.force_roll(NOW);
+    append(&mut log, &batch("b", 1));
+    save(&mut log);
+    let truncation = log.truncate_to(Offset::new(3)).unwrap().unwrap();
+    assert_eq!(log.truncated(truncation.run()).unwrap(), Offset::new(3));
+    assert_eq!(log.active_base(), Offset::ZERO);
+    append(&mut log, &batch("c", 1));
+    save(&mut log);
+    drop(log);
+    let (log, _) = open(&disk, small());
+    assert_eq!(values(&log).len(), 4);
+    assert!(log.sealed().is_empty());
+}
+
+#[test]
+fn a_crash_that_keeps_the_cut_but_not_the_removals_leaves_no_gap() {
+    // How many syncs succeed before one fails: somewhere among them the segment is cut and not yet synced.
+    for succeed in 0..6 {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk, small());
+        for n in 0..100 {
+            append(&mut log, &batch(&n.to_string(), 1));
+        }
+        save(&mut log);
+        let all = values(&log);
+        let truncation = log.truncate_to(Offset::new(3)).unwrap().unwrap();
+        disk.fail_sync(succeed);
+        let _ = log.truncated(truncation.run());
+        drop(log);
+        let mut is_names = true;
+        disk.crash(Crash::Tail, &mut |below| match std::mem::take(&mut is_names) {
+            true => 0,
+            false => below - 1,
+        });
+        let (log, _) = open(&disk, small());
+        assert_eq!(values(&log), all[..values(&log).len()]);
+    }
+}
+
+#[test]
+fn a_roll_is_taken_back_while_nothing_was_appended() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, small());
+    assert!(log.reopen_sealed().unwrap().is_none());
+    append(&mut log, &batch("a", 3));
+    log.force_roll(NOW);
+    save(&mut log);
+    assert_eq!(log.segment_base_of(Offset::new(3)), Some(Offset::new(3)));
+    let truncation = log.reopen_sealed().unwrap().unwrap();
+    assert_eq!(log.truncated(truncation.run()).unwrap(), Offset::new(3));
+    assert_eq!(log.segment_base_of(Offset::new(3)), Some(Offset::ZERO));
+    append(&mut log, &batch("b", 1));
+    write(&mut log);
+    assert!(log.reopen_sealed().unwrap().is_none());
+    save(&mut log);
+    let expected = values(&log);
+    drop(log);
+    assert_eq!(values(&open(&disk, small()).0), expected);
+}
+
+fn seed_at(at: i64) -> Seed {
+    let mut epochs = EpochChain::new();
+    epochs.begin(LeaderEpoch::new(1), Offset::ZERO);
+    epochs.begin(LeaderEpoch::new(6), Offset::new(2));
+    let mut producers = Producers::new();
+    let mut header = *idempotent(9, 0, 0).header();
+    header.base_offset = Offset::new(at - 1);
+    producers.record(&header, NOW);
+    Seed {
+        at: Offset::new(at),
+        log_start: Offset::new(1),
+        epochs,
+        producers,
+    }
+}
+
+#[test]
+fn a_log_that_begins_anew_keeps_what_it_was_told_and_nothing_else() {
+    for at in [3, 7, 60, 500] {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk, small());
+        for n in 0..60 {
+            append(&mut log, &batch(&n.to_string(), 1));
+        }
+        save(&mut log);
+        let seed = seed_at(at);
+        let restart = log.restart_at(seed.clone()).unwrap();
+        assert_eq!(log.truncated(restart.run()).unwrap(), seed.at);
+        assert_eq!(
+            (log.local_start(), log.log_start()),
+            (seed.at, seed.log_start.min(seed.at))
+        );
+        assert_eq!((log.epochs(), log.producers()), (&seed.epochs, &seed.producers));
+        let newest = LeaderEpoch::new(7);
+        assert!(
+            log.append(&idempotent(9, 0, 0), newest, NOW)
+                .unwrap()
+                .is_duplicate
+        );
+        log.append(&batch("new", 1), newest, NOW).unwrap();
+        save(&mut log);
+        drop(log);
+
+        let (log, _) = open(&disk, small());
+        assert_eq!((log.local_start(), log.log_end()), (seed.at, seed.at.plus(1)));
+        assert_eq!(log.log_start(), seed.log_start.min(seed.at));
+        assert_eq!(log.epochs().epoch_at(Offset::new(1)), Some(LeaderEpoch::new(1)));
+    }
+}
+
+#[test]
+fn a_crash_while_a_log_begins_anew_leaves_the_old_one_or_the_new_one() {
+    for failing in 0..12 {
+        let disk = SimDisk::new();
+        let (mut log, _) = open(&disk, small());
+        for n in 0..60 {
+            append(&mut log, &batch(&n.to_string(), 1));
+        }
+        save(&mut log);
+        let old = values(&log);
+        let restart = log.restart_at(seed_at(500)).unwrap();
+        disk.fail_sync(failing);
+        let _ = log.truncated(restart.run());
+        drop(log);
+        let mut number = failing as usize;
+        disk.crash(Crash::Tail, &mut |below| {
+            number = number.wrapping_mul(31).wrapping_add(7);
+            number % below.max(1)
+        });
+        let (log, _) = open(&disk, small());
+        if log.log_end() == Offset::new(500) {
+            assert!(values(&log).is_empty());
+            assert_eq!(log.epochs().latest(), Some(LeaderEpoch::new(6)));
+        } else {
+            assert_eq!(values(&log), old);
+        }
+    }
 }
 
 #[test]

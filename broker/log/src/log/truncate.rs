@@ -1,12 +1,17 @@
-//! Cutting the end off, as a follower does that has gone another way than its leader. Planned under the lock, run
-//! without it, taken back under it; meanwhile the log must not be appended to.
+//! Cutting the end off, as a follower does that has gone another way than its leader, or giving up all local data
+//! for what is known of it elsewhere. Planned under the lock, run without it, taken back under it; meanwhile the log
+//! must not be appended to.
+//!
+//! A cut never leaves a new segment begun where the log ends: whether one begins there is for the leader to say.
 
 use super::{Active, Log, Sealed};
 use crate::checkpoint::{self, State};
 use crate::disk::Disk;
+use crate::epoch::EpochChain;
 use crate::error::Error;
 use crate::index::{Index, Summary};
 use crate::offsets::{Offset, Timestamp};
+use crate::producers::Producers;
 use crate::segment::Segment;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +32,21 @@ pub struct Truncation {
     to: Offset,
     interval: u32,
     state: State,
+    seed: Option<Seed>,
+}
+
+/// What is known of a partition at an offset from which on it will be copied: from the footer of the object that
+/// ends there, and from the metadata.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// Where the local log will begin and, for now, end.
+    pub at: Offset,
+    /// At or before `at`.
+    pub log_start: Offset,
+    /// Who wrote what below `at`.
+    pub epochs: EpochChain,
+    /// Producers as they were at `at`.
+    pub producers: Producers,
 }
 
 /// A truncation that has been run, well or not.
@@ -34,6 +54,7 @@ pub struct Truncation {
 #[must_use = "hand it to Log::truncated"]
 pub struct Truncated {
     last: Arc<Segment>,
+    seed: Option<Seed>,
     outcome: Result<(Index, Summary), Error>,
 }
 
@@ -42,20 +63,65 @@ impl Log {
     /// before already (epochs that began later are forgotten all the same).
     /// Panics unless everything appended has been written and no turn is out: that order is the caller's promise.
     pub fn truncate_to(&mut self, to: Offset) -> Result<Option<Truncation>, Error> {
+        self.check_still()?;
+        self.epochs.truncate_from(to);
+        if to >= self.log_end() {
+            return Ok(None);
+        }
+        Ok(Some(self.plan_cut(to)))
+    }
+
+    /// Plans to take a roll back after which nothing was appended: the last sealed segment is the active one again.
+    /// `None` if there is no such roll. The same promise as for [`Log::truncate_to`].
+    pub fn reopen_sealed(&mut self) -> Result<Option<Truncation>, Error> {
+        self.check_still()?;
+        if self.active.summary.bytes > 0 || self.sealed.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.plan_cut(self.log_end())))
+    }
+
+    /// Plans to give up everything local and begin anew, empty, at `seed.at`. What was local stays until the new
+    /// beginning is on stable storage. The same promise as for [`Log::truncate_to`].
+    pub fn restart_at(&mut self, seed: Seed) -> Result<Truncation, Error> {
+        self.check_still()?;
+        let mut cut = self.plan_cut(seed.at);
+        let place = self.segments().find(|(segment, _)| segment.base == seed.at);
+        cut.last = match place {
+            Some((segment, _)) => Arc::clone(segment),
+            None => Arc::new(Segment::new(Arc::clone(&self.disk), &self.dir, seed.at)),
+        };
+        cut.last_bytes = place.map(|_| 0);
+        let others = self.segments().filter(|(segment, _)| segment.base != seed.at);
+        cut.gone = others.map(|(segment, _)| Arc::clone(segment)).collect();
+        // Nothing of it is kept.
+        cut.unsynced.clear();
+        cut.state.first_segment = seed.at;
+        cut.state.log_start = seed.log_start.min(seed.at);
+        cut.state.epochs = seed.epochs.clone();
+        cut.state.producers = seed.producers.clone();
+        cut.seed = Some(seed);
+        Ok(cut)
+    }
+
+    fn check_still(&self) -> Result<(), Error> {
         self.alive()?;
         assert!(
             self.queue.is_idle() && !self.unsynced.is_out(),
             "truncation while a turn is out"
         );
-        self.epochs.truncate_from(to);
-        if to >= self.log_end() {
-            return Ok(None);
-        }
-        let all = || {
-            let sealed = self.sealed.iter().map(|s| (&s.segment, s.summary.bytes));
-            sealed.chain([(&self.active.segment, self.active.summary.bytes)])
-        };
-        let kept = all().take_while(|(segment, _)| segment.base <= to).last();
+        Ok(())
+    }
+
+    fn segments(&self) -> impl Iterator<Item = (&Arc<Segment>, u64)> {
+        let sealed = self.sealed.iter().map(|s| (&s.segment, s.summary.bytes));
+        sealed.chain([(&self.active.segment, self.active.summary.bytes)])
+    }
+
+    fn plan_cut(&self, to: Offset) -> Truncation {
+        let all = || self.segments();
+        let below = all().take_while(|(segment, _)| segment.base < to).last();
+        let kept = below.or_else(|| all().next().filter(|(segment, _)| segment.base == to));
         let (last, last_bytes) = match kept {
             Some((segment, bytes)) => (Arc::clone(segment), Some(bytes)),
             None => (
@@ -64,11 +130,11 @@ impl Log {
             ),
         };
         let gone = all()
-            .filter(|(segment, _)| segment.base > to)
+            .filter(|(segment, _)| segment.base > last.base)
             .map(|(segment, _)| Arc::clone(segment));
         let mut state = self.state_now();
         state.log_start = state.log_start.min(to);
-        Ok(Some(Truncation {
+        Truncation {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
             gone: gone.collect(),
@@ -78,7 +144,8 @@ impl Log {
             to,
             interval: self.settings.index_interval_bytes,
             state,
-        }))
+            seed: None,
+        }
     }
 
     /// Takes a truncation back; returns the new log end. On an error the log is dead.
@@ -91,6 +158,12 @@ impl Log {
             }
         };
         let end = summary.end;
+        if let Some(seed) = truncated.seed {
+            self.log_start = seed.log_start;
+            self.epochs = seed.epochs;
+            self.producers = seed.producers;
+            self.sealed.clear();
+        }
         truncated.last.forget_index();
         self.sealed
             .retain(|sealed: &Sealed| sealed.segment.base < truncated.last.base);
@@ -123,6 +196,7 @@ impl Truncation {
         let outcome = self.cut();
         Truncated {
             last: self.last,
+            seed: self.seed,
             outcome,
         }
     }
@@ -143,9 +217,14 @@ impl Truncation {
                 .map_err(Error::io("sync", &segment.path))?;
         }
         checkpoint::write(&*self.disk, &self.dir, &self.state_at(&summary))?;
-        // Newest first: however far it comes, no gap is left.
+        // Newest first: however far it comes, no gap is left. (What lies before a new beginning is not the log any
+        // more; recovery takes it away.)
         for segment in self.gone.iter().rev() {
             segment.remove()?;
+        }
+        // Names and contents last independently: a shorter segment before one that is there again would be a gap.
+        if !self.gone.is_empty() {
+            self.sync_names()?;
         }
         let path = &self.last.path;
         if self.last_bytes.is_some() {
@@ -157,10 +236,14 @@ impl Truncation {
         } else {
             self.last.create()?;
         }
+        self.sync_names()?;
+        Ok((index, summary))
+    }
+
+    fn sync_names(&self) -> Result<(), Error> {
         self.disk
             .sync_dir(&self.dir)
-            .map_err(Error::io("sync", &self.dir))?;
-        Ok((index, summary))
+            .map_err(Error::io("sync", &self.dir))
     }
 
     fn state_at(&self, summary: &Summary) -> State {

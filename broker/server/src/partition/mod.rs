@@ -254,13 +254,13 @@ fn lead(me: BrokerId, flush: Flush, log: &Log, config: &TopicConfig, metadata: &
         replicas: &metadata.replicas,
         isr: &metadata.isr,
         partition_epoch: metadata.partition_epoch,
+        min_insync_replicas: config.min_insync_replicas,
     };
     let settings = replica::Settings {
         durability: match flush {
             Flush::Os => Durability::Os,
             Flush::Group => Durability::Group,
         },
-        min_insync_replicas: config.min_insync_replicas,
         lag_max_ms: REPLICA_LAG_MAX_MS,
     };
     Leader::begin(
