@@ -6,6 +6,7 @@
 //!
 //! - [`controller`]: the cluster's metadata: commands, the state they make, who leads what.
 //! - [`topic_config`]: the one table of topic configuration keys.
+//! - [`raft`]: the metadata quorum: who orders the commands, and when they are safe.
 //! - [`replica`]: a leader's view of its replicas, and how far data is safe.
 //! - [`groups`]: consumer groups, their committed offsets, and the records that keep both.
 //!
@@ -14,6 +15,7 @@
 pub mod controller;
 pub mod groups;
 pub mod ids;
+pub mod raft;
 pub mod replica;
 pub mod topic_config;
 
