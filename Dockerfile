@@ -18,6 +18,7 @@ ENV KAFKA_LOG_DIRS=/var/lib/varve/log
 ENV VARVE_HTTP_LISTENER=0.0.0.0:9644
 
 USER varve
+WORKDIR /var/lib/varve
 VOLUME /var/lib/varve
 EXPOSE 9092 9644
 # Asked with what the image has anyway: bash speaks TCP.

@@ -7,8 +7,9 @@ use crate::hedge::Hedge;
 use crate::keys::Keys;
 use crate::manifest::Manifest;
 use crate::manifests::Manifests;
+use crate::object::Sections;
 use crate::reader::ReadError;
-use crate::store::Store;
+use crate::store::{Reason, Store};
 use crate::store_error::StoreError;
 use crate::{Chance, TierPartition};
 use parking_lot::Mutex;
@@ -21,6 +22,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 use varve_cache::{Admission, Budget, Cache, Window};
 use varve_cluster::controller::TierPointer;
+use varve_log::Offset;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -172,6 +174,29 @@ impl Tier {
     ) -> Result<Arc<Manifest>, ReadError> {
         let (inner, pointer) = (Arc::clone(&self.inner), pointer.clone());
         let work = async move { Ok(inner.manifests.get(partition, &pointer).await?) };
+        self.on_runtime(work).await
+    }
+
+    /// What stands behind the data of the last object of a partition: where it ends, and the sections with the
+    /// producers and leader epochs as of there. A log that begins where the bucket ends begins with them.
+    pub async fn last_sections(
+        &self,
+        partition: TierPartition,
+        pointer: &TierPointer,
+    ) -> Result<Option<(Offset, Sections)>, ReadError> {
+        let (inner, pointer) = (Arc::clone(&self.inner), pointer.clone());
+        let work = async move {
+            let manifest = inner.manifests.get(partition, &pointer).await?;
+            let Some(last) = manifest.entries.last() else {
+                return Ok(None);
+            };
+            let key = inner.keys.segment(partition, last.name);
+            let tail = last.position + last.bytes..last.object_bytes;
+            let bytes = inner.store.get_range(Reason::ColdRead, &key, tail, None).await?;
+            let sections = Sections::decode(&bytes, last.object_bytes)
+                .map_err(|reason| ReadError::Corrupt { key, reason })?;
+            Ok(Some((last.end(), sections)))
+        };
         self.on_runtime(work).await
     }
 

@@ -320,6 +320,8 @@ impl Recovery<'_> {
     }
 
     fn replay(&mut self, header: &Header) {
+        // A reign that wrote nothing may be in the checkpoint and forgotten since: whoever wrote here says so.
+        self.epochs.truncate_from(header.base_offset);
         self.epochs.begin(header.leader_epoch, header.base_offset);
         let when = if header.max_timestamp.is_none() {
             self.now

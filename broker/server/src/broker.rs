@@ -1,6 +1,7 @@
 //! What every request handler works with: the parts of one running broker, put together by `node`.
 
 use crate::clock::Clock;
+use crate::cluster::Membership;
 use crate::complaints::Complaints;
 use crate::config::Config;
 use crate::coordinators::Groups;
@@ -10,6 +11,7 @@ use crate::partition::{Partition, Partitions};
 use crate::producer_ids::ProducerIds;
 use crate::server::memory::RequestMemory;
 use crate::tier::Tier;
+use anyhow::Context as _;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use varve_cluster::controller::command::AdvanceLogStart;
 use varve_cluster::controller::{Command, Outcome, State};
 use varve_cluster::{BrokerEpoch, BrokerId, TopicId};
-use varve_log::Offset;
+use varve_log::{Offset, Seed};
 
 /// See the module's first line. Shared by all shards and the background runtime.
 pub(crate) struct Broker {
@@ -25,6 +27,8 @@ pub(crate) struct Broker {
     /// The addresses that were bound, one for each listener of the configuration.
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) metadata: Arc<dyn MetadataQuorum>,
+    /// `None` when this node is the whole cluster.
+    pub(crate) membership: Option<Arc<Membership>>,
     /// This uptime, as the quorum numbers it.
     pub(crate) epoch: BrokerEpoch,
     /// The partitions this broker holds.
@@ -80,8 +84,25 @@ impl Broker {
         self.propose(Command::AdvanceLogStart(advance)).await.map(drop)
     }
 
+    /// What a log needs to begin at `at`, the end of its part in the bucket. Blocks; not for shards.
+    pub(crate) fn seed_from_tier(&self, partition: &Partition, at: Offset) -> anyhow::Result<Seed> {
+        let tier = self.tier.as_ref().context("this broker has no bucket")?;
+        let pointer = partition.tier().context("nothing of it is in the bucket")?;
+        let (tiered, log_start) = (tier.seed(&partition.id, &pointer), partition.offsets().log_start);
+        let (end, producers, epochs) = self.background.block_on(tiered)?;
+        anyhow::ensure!(end == at, "the bucket ends elsewhere by now. end={end}, at={at}");
+        Ok(Seed {
+            at,
+            log_start,
+            epochs,
+            producers,
+        })
+    }
+
     /// A partition this broker leads.
     pub(crate) fn partition(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
-        self.partitions.get(topic, index)
+        self.partitions
+            .get(topic, index)
+            .filter(|partition| partition.leads())
     }
 }

@@ -62,14 +62,16 @@ async fn metrics(State(broker): State<Arc<Broker>>) -> Response {
 
 /// Ready: the groups this broker coordinates are loaded, so no client is sent away.
 async fn ready(State(broker): State<Arc<Broker>>) -> Response {
-    if broker.groups.loaded() {
+    let view = broker.view();
+    let me = view.brokers.get(&broker.id());
+    let missing = if !me.is_some_and(|me| me.is_active() && me.epoch == broker.epoch) {
+        "the controller has not let this broker in yet\n"
+    } else if !broker.groups.loaded() {
+        "consumer groups are being loaded\n"
+    } else {
         return "ready\n".into_response();
-    }
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "consumer groups are being loaded\n",
-    )
-        .into_response()
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, missing).into_response()
 }
 
 /// Where each partition's log begins and ends, from left to right.

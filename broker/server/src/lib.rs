@@ -4,6 +4,7 @@ mod api;
 mod broker;
 pub mod cli;
 mod clock;
+mod cluster;
 mod complaints;
 pub mod config;
 mod coordinators;

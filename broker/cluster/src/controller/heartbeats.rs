@@ -13,13 +13,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::apply::Rejected;
 use super::command::Command;
 use super::state::{Broker, State};
 use crate::{BrokerEpoch, BrokerId};
 
 /// What a broker says every so often (BrokerHeartbeat).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Heartbeat {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
@@ -31,7 +33,7 @@ pub struct Heartbeat {
     pub want_shutdown: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatAnswer {
     /// It knows its own registration.
     pub caught_up: bool,

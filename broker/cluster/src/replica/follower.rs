@@ -124,7 +124,7 @@ impl Follower {
             from: log.written_end(),
             last_epoch: log.epochs().latest(),
             durable_end: log.durable_end(),
-            segment_base: log.active_base(),
+            segment_base: log.durable_active_base(),
             log_start: log.log_start(),
         }
     }
@@ -141,7 +141,9 @@ impl Follower {
         tier_end: Option<Offset>,
         now: Timestamp,
     ) -> Step {
-        if asked.leader_epoch != self.epoch || asked.from != log.log_end() {
+        // End and last epoch together name a log (KIP-101): the same end alone may be of another one, cut since.
+        let is_current = asked.from == log.log_end() && asked.last_epoch == log.epochs().latest();
+        if asked.leader_epoch != self.epoch || !is_current {
             return Step::Stale;
         }
         match answer {
@@ -288,5 +290,286 @@ impl Rebuild {
                 producers: Producers::new(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use varve_log::{Builder, Settings, SimDisk};
+
+    use super::*;
+    use crate::PartitionEpoch;
+    use crate::replica::leader::{Assignment, Durability, Leader};
+    use crate::replica::{self, Served, serve, take_over};
+
+    const NOW: Timestamp = Timestamp::new(1_700_000_000_000);
+    const A: BrokerId = BrokerId::new(1);
+    const B: BrokerId = BrokerId::new(2);
+
+    fn at(value: i64) -> Offset {
+        Offset::new(value)
+    }
+
+    fn empty() -> Log {
+        let dir = std::path::PathBuf::from("/t-0");
+        Log::open(Arc::new(SimDisk::new()), dir, Settings::default(), NOW)
+            .unwrap()
+            .0
+    }
+
+    fn settle(log: &mut Log) {
+        while let Some(turn) = log.take_writes() {
+            log.wrote(turn.run()).unwrap();
+        }
+        while let Some(turn) = log.take_syncs() {
+            log.synced(turn.run()).unwrap();
+        }
+    }
+
+    fn append(log: &mut Log, epoch: i32, records: usize) {
+        let mut builder = Builder::new(NOW);
+        for _ in 0..records {
+            builder = builder.push(NOW, None, Some(format!("of {epoch}").as_bytes()), &[]);
+        }
+        let batch = Batch::check_produced(builder.build()).unwrap();
+        log.append(&batch, LeaderEpoch::new(epoch), NOW).unwrap();
+        settle(log);
+    }
+
+    fn lead(log: &mut Log, epoch: i32) -> Leader {
+        let assignment = Assignment {
+            replicas: &[A, B],
+            isr: &[A, B],
+            partition_epoch: PartitionEpoch::new(0),
+            min_insync_replicas: 1,
+        };
+        let settings = replica::Settings {
+            durability: Durability::Os,
+            lag_max_ms: 1000,
+        };
+        let who = (A, LeaderEpoch::new(epoch));
+        take_over(log, who, (at(0), None), assignment, settings, 0).unwrap()
+    }
+
+    fn follow(epoch: i32) -> Follower {
+        Follower::begin((B, BrokerEpoch::new(1)), (A, LeaderEpoch::new(epoch)), at(0))
+    }
+
+    fn answer(leader: &mut Leader, log: &Log, ask: &Ask) -> Answer<Bytes> {
+        leader.local(log.written_end(), log.durable_end());
+        let Served { answer, .. } = serve(leader, log, ask, (1 << 20, true), 0);
+        match answer {
+            Answer::Batches {
+                read,
+                segment_base,
+                high_watermark,
+                log_start,
+            } => Answer::Batches {
+                read: read.map(|plan| plan.run().unwrap().read().unwrap()),
+                segment_base,
+                high_watermark,
+                log_start,
+            },
+            Answer::Diverging { epoch, end } => Answer::Diverging { epoch, end },
+            Answer::NotLocal {
+                local_base,
+                log_start,
+            } => Answer::NotLocal {
+                local_base,
+                log_start,
+            },
+            Answer::Refused(refusal) => Answer::Refused(refusal),
+        }
+    }
+
+    /// Asks and takes until nothing changes; the cuts that were made.
+    fn catch_up(follower: &mut Follower, log: &mut Log, leader: &mut Leader, leaders: &Log) -> Vec<i64> {
+        let mut cuts = Vec::new();
+        for _ in 0..20 {
+            let ask = follower.ask(log);
+            let answer = answer(leader, leaders, &ask);
+            match follower.take(log, &ask, answer, None, NOW) {
+                Step::Took { .. } => settle(log),
+                Step::Cut(cut) => {
+                    settle(log);
+                    if let Some(truncation) = cut.plan(log).unwrap() {
+                        log.truncated(truncation.run()).unwrap();
+                    }
+                    follower.cut_to(log.log_end());
+                    cuts.push(log.log_end().value());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        cuts
+    }
+
+    #[test]
+    fn a_follower_holds_what_its_leader_holds_and_learns_what_is_committed() {
+        let (mut leaders, mut own) = (empty(), empty());
+        append(&mut leaders, 0, 3);
+        let (mut leader, mut follower) = (lead(&mut leaders, 1), follow(1));
+        append(&mut leaders, 1, 2);
+        assert_eq!(
+            catch_up(&mut follower, &mut own, &mut leader, &leaders),
+            [0_i64; 0]
+        );
+        assert_eq!((own.log_end(), follower.high_watermark()), (at(5), at(5)));
+        assert_eq!(own.epochs(), leaders.epochs());
+        assert_eq!(leader.high_watermark(), at(5));
+    }
+
+    // KIP-279: after two quick failovers one question is not enough.
+    #[test]
+    fn a_follower_goes_back_reign_by_reign_until_it_meets_its_leader() {
+        let (mut leaders, mut own) = (empty(), empty());
+        for log in [&mut leaders, &mut own] {
+            append(log, 0, 4);
+        }
+        append(&mut own, 2, 3);
+        append(&mut own, 4, 3);
+        append(&mut leaders, 3, 9);
+        let (mut leader, mut follower) = (lead(&mut leaders, 5), follow(5));
+
+        let cuts = catch_up(&mut follower, &mut own, &mut leader, &leaders);
+
+        assert_eq!(cuts, [7, 4], "first what epoch 4 wrote, then what epoch 2 wrote");
+        assert_eq!((own.log_end(), own.epochs().entries().len()), (at(13), 2));
+    }
+
+    #[test]
+    fn a_segment_begins_where_the_leader_began_one() {
+        let (mut leaders, mut own) = (empty(), empty());
+        let (mut leader, mut follower) = (lead(&mut leaders, 0), follow(0));
+        append(&mut leaders, 0, 3);
+        leaders.force_roll(NOW);
+        append(&mut leaders, 0, 2);
+        leaders.force_roll(NOW);
+        settle(&mut leaders);
+        catch_up(&mut follower, &mut own, &mut leader, &leaders);
+        let bases = |log: &Log| {
+            log.sealed()
+                .iter()
+                .map(|one| (one.base, one.end))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(bases(&own), bases(&leaders));
+        assert_eq!(own.active_base(), at(5), "an empty segment too");
+    }
+
+    #[test]
+    fn an_answer_to_another_log_or_leadership_is_stale() {
+        let (mut leaders, mut own) = (empty(), empty());
+        let (mut leader, mut follower) = (lead(&mut leaders, 1), follow(1));
+        append(&mut leaders, 1, 3);
+        let ask = follower.ask(&own);
+        let late = answer(&mut leader, &leaders, &ask);
+        catch_up(&mut follower, &mut own, &mut leader, &leaders);
+        assert!(matches!(
+            follower.take(&mut own, &ask, late.clone(), None, NOW),
+            Step::Stale
+        ));
+        assert!(matches!(
+            follow(2).take(&mut empty(), &ask, late, None, NOW),
+            Step::Stale
+        ));
+        assert_eq!(own.log_end(), at(3));
+    }
+
+    #[test]
+    fn another_epoch_is_refused_by_whoever_knows_the_later_one() {
+        let mut leaders = empty();
+        let mut leader = lead(&mut leaders, 3);
+        for (epoch, refusal) in [(2, Refusal::Fenced), (4, Refusal::UnknownEpoch)] {
+            let ask = follow(epoch).ask(&empty());
+            assert_eq!(answer(&mut leader, &leaders, &ask), Answer::Refused(refusal));
+        }
+        let stranger = Ask {
+            replica: BrokerId::new(9),
+            ..follow(3).ask(&empty())
+        };
+        assert_eq!(
+            answer(&mut leader, &leaders, &stranger),
+            Answer::Refused(Refusal::NotLeader)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_the_leaders_log_is_not_taken() {
+        let mut leaders = empty();
+        append(&mut leaders, 4, 2);
+        let mut leader = lead(&mut leaders, 5);
+        let ask = follow(5).ask(&empty());
+        let Answer::Batches { read: Some(good), .. } = answer(&mut leader, &leaders, &ask) else {
+            panic!("two records are there")
+        };
+        let mut damaged = good.to_vec();
+        *damaged.last_mut().unwrap() ^= 1;
+        let mut elsewhere = good.to_vec();
+        elsewhere[7] = 1;
+        let mut later = good.to_vec();
+        later[15] = 6;
+        for bad in [damaged, elsewhere, later] {
+            let mut own = empty();
+            let answer = Answer::Batches {
+                read: Some(bad.into()),
+                segment_base: at(0),
+                high_watermark: at(0),
+                log_start: at(0),
+            };
+            let step = follow(5).take(&mut own, &ask, answer, None, NOW);
+            assert!(matches!(step, Step::Wait(Wait::Leader(_))), "{step:?}");
+            assert_eq!(own.log_end(), at(0));
+        }
+    }
+
+    #[test]
+    fn what_the_leader_has_dropped_comes_from_the_tier_or_is_gone() {
+        let mut own = empty();
+        let ask = follow(0).ask(&own);
+        let mut step = |local_base, log_start, tier_end: Option<i64>| {
+            let gone = Answer::NotLocal {
+                local_base: at(local_base),
+                log_start: at(log_start),
+            };
+            match follow(0).take(&mut own, &ask, gone, tier_end.map(at), NOW) {
+                Step::Rebuild(rebuild) => Some(rebuild),
+                Step::Wait(Wait::Tier) => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(step(50, 0, Some(80)), Some(Rebuild::FromTier { at: at(80) }));
+        assert_eq!(step(50, 0, Some(40)), None, "the metadata here is behind");
+        assert_eq!(step(50, 0, None), None);
+        assert_eq!(step(50, 60, None), Some(Rebuild::FromNothing { at: at(50) }));
+        assert_eq!(
+            step(50, 60, Some(40)),
+            Some(Rebuild::FromNothing { at: at(50) }),
+            "what was tiered is gone as well"
+        );
+    }
+
+    #[test]
+    fn nobody_leads_without_what_is_in_the_tier() {
+        let mut log = empty();
+        append(&mut log, 0, 5);
+        let assignment = Assignment {
+            replicas: &[A],
+            isr: &[A],
+            partition_epoch: PartitionEpoch::new(0),
+            min_insync_replicas: 1,
+        };
+        let settings = replica::Settings {
+            durability: Durability::Os,
+            lag_max_ms: 1000,
+        };
+        let who = (A, LeaderEpoch::new(1));
+        let refused = take_over(&mut log, who, (at(0), Some(at(9))), assignment, settings, 0);
+        assert_eq!(refused.unwrap_err(), Rebuild::FromTier { at: at(9) });
+        let leader = take_over(&mut log, who, (at(0), Some(at(4))), assignment, settings, 0).unwrap();
+        assert!(leader.high_watermark() >= at(4));
+        assert_eq!(log.epochs().latest(), Some(LeaderEpoch::new(1)));
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use varve_log::{LeaderEpoch, Offset};
+use varve_log::{LeaderEpoch, Log, Offset};
 
 use crate::{BrokerEpoch, BrokerId, PartitionEpoch};
 
@@ -20,7 +20,9 @@ use crate::{BrokerEpoch, BrokerId, PartitionEpoch};
 pub enum Durability {
     /// In the logs of the replicas; the operating system decides when it reaches the disk.
     Os,
-    /// On the disks of enough of them.
+    /// On the disks of enough of them: any `min.insync.replicas` of the ISR have one of those among them. So
+    /// a smaller minimum, or a reassignment to fewer replicas than the minimum, weakens what was committed just
+    /// before, until the replicas that remain have synced it.
     Group,
 }
 
@@ -104,7 +106,7 @@ pub struct Fetched {
     /// It holds everything below.
     pub log_end: Offset,
     pub durable_end: Offset,
-    /// Where the segment begins that it appends to.
+    /// Where the segment begins that it appends to, as far as that is on stable storage.
     pub segment_base: Offset,
 }
 
@@ -346,13 +348,16 @@ impl Leader {
     /// Whether any replica that may lead next begins a segment at `end`, too: then what lies before is the same
     /// file on all of them, for ever, and can be uploaded as one.
     ///
-    /// A segment's beginning travels with the first batch in it; before there is one that is committed, only what
-    /// followers say they have done counts.
+    /// A segment's beginning travels with the first batch in it; before there is one that is committed, only the
+    /// empty segment on everybody's disk counts.
     #[must_use]
-    pub fn is_sealed_everywhere(&self, end: Offset) -> bool {
+    pub fn is_sealed_everywhere(&self, log: &Log, end: Offset) -> bool {
         let has_rolled = |id: &BrokerId| {
+            if *id == self.me {
+                return log.durable_active_base() >= end;
+            }
             let follower = self.followers.get(id);
-            *id == self.me || follower.is_some_and(|f| f.segment_base.is_some_and(|base| base >= end))
+            follower.is_some_and(|f| f.segment_base.is_some_and(|base| base >= end))
         };
         self.high_watermark > end || self.maximal_isr().all(has_rolled)
     }
@@ -389,7 +394,12 @@ impl Leader {
         let (Some(ends), Some(epoch)) = (follower.ends, follower.broker_epoch) else {
             return false;
         };
-        ends.log >= self.high_watermark && ends.log >= self.epoch_start && eligible(id, epoch)
+        // What was committed without it was counted on fewer disks: it joins with all of that on its own.
+        let held = match self.settings.durability {
+            Durability::Os => ends.log,
+            Durability::Group => ends.durable,
+        };
+        held >= self.high_watermark && held >= self.epoch_start && eligible(id, epoch)
     }
 
     fn advance(&mut self) -> Option<Offset> {
@@ -550,6 +560,16 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_joins_with_everything_committed_on_its_disk() {
+        let mut leader = leader(&[ME], &[ME, B], 1, Durability::Group);
+        leader.local(at(10), at(10));
+        fetch(&mut leader, B, 10, 9, 1);
+        assert_eq!(leader.ask(1, |_, _| true), None);
+        fetch(&mut leader, B, 10, 10, 2);
+        assert!(leader.ask(2, |_, _| true).is_some());
+    }
+
+    #[test]
     fn a_request_of_unknown_outcome_counts_until_the_metadata_has_moved() {
         let mut leader = leader(&[ME, B], &[ME, B, C], 2, Durability::Os);
         leader.local(at(10), at(0));
@@ -620,21 +640,43 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_is_sealed_everywhere_once_followers_have_rolled_or_a_batch_behind_it_is_committed() {
+    fn a_segment_is_sealed_everywhere_once_all_have_rolled_or_a_batch_behind_it_is_committed() {
+        let disk = std::sync::Arc::new(varve_log::SimDisk::new());
+        let now = varve_log::Timestamp::new(1);
+        let settings = varve_log::Settings::default();
+        let mut log = Log::create_at(disk, "/t-0".into(), settings, at(0), now).unwrap();
+        let record = varve_log::Builder::new(now).push(now, None, None, &[]);
+        let batch = varve_log::Batch::check_produced(record.build()).unwrap();
+        log.append(&batch, LeaderEpoch::new(0), now).unwrap();
+        log.force_roll(now);
+        let turn = log.take_writes().unwrap();
+        log.wrote(turn.run()).unwrap();
+
         let mut leader = leader(&[ME, B], &[ME, B], 2, Durability::Os);
-        leader.local(at(10), at(0));
-        fetch(&mut leader, B, 10, 0, 1);
-        assert!(!leader.is_sealed_everywhere(at(10)));
-        let rolled = Fetched {
+        leader.local(at(1), at(0));
+        let follower = |segment_base| Fetched {
             replica: B,
             broker_epoch: BrokerEpoch::new(1),
-            log_end: at(10),
+            log_end: at(1),
             durable_end: at(0),
-            segment_base: at(10),
+            segment_base: at(segment_base),
         };
-        leader.fetched(rolled, 2);
-        assert!(leader.is_sealed_everywhere(at(10)));
-        assert!(leader.is_sealed_everywhere(at(9)));
+        leader.fetched(follower(0), 1);
+        assert!(!leader.is_sealed_everywhere(&log, at(1)), "B has not rolled");
+        leader.fetched(follower(1), 2);
+        assert!(
+            !leader.is_sealed_everywhere(&log, at(1)),
+            "our own roll is not on the disk"
+        );
+        let turn = log.take_syncs().unwrap();
+        log.synced(turn.run()).unwrap();
+        assert!(leader.is_sealed_everywhere(&log, at(1)));
+        leader.fetched(follower(0), 3);
+        assert!(!leader.is_sealed_everywhere(&log, at(1)));
+        assert!(
+            leader.is_sealed_everywhere(&log, at(0)),
+            "a batch behind it is committed"
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub struct Ask {
     pub last_epoch: Option<LeaderEpoch>,
     /// Everything below it has on stable storage.
     pub durable_end: Offset,
-    /// Where the segment begins that it appends to.
+    /// Where the segment begins that it appends to, as far as that is on stable storage.
     pub segment_base: Offset,
     /// Its log start.
     pub log_start: Offset,

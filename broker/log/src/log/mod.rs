@@ -221,6 +221,16 @@ impl Log {
         Some(sealed.map_or(self.active.segment.base, |sealed| sealed.segment.base))
     }
 
+    /// [`Log::active_base`], as far as it is on stable storage: of a segment whose name a power failure may still
+    /// take, the one before.
+    pub fn durable_active_base(&self) -> Offset {
+        let is_named = self.queue.is_idle() && self.unsynced.names_last();
+        match self.sealed.back() {
+            Some(before) if !is_named => before.segment.base,
+            Some(_) | None => self.active.segment.base,
+        }
+    }
+
     /// A disk error has ended this log: appends answer [`AppendError::Storage`]. Reads go on as the disk allows.
     pub const fn is_dead(&self) -> bool {
         self.is_dead

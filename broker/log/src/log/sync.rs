@@ -31,6 +31,11 @@ impl Unsynced {
         self.has_new_names = true;
     }
 
+    /// No name of a segment waits for a sync.
+    pub(super) const fn names_last(&self) -> bool {
+        !self.has_new_names && !self.is_out
+    }
+
     pub(super) fn forget(&mut self, before: Offset) {
         self.segments.retain(|segment| segment.base >= before);
     }

@@ -772,6 +772,23 @@ fn a_crash_that_keeps_the_cut_but_not_the_removals_leaves_no_gap() {
 }
 
 #[test]
+fn a_reign_that_wrote_nothing_stays_forgotten_over_a_restart() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, small());
+    append(&mut log, &batch("a", 2));
+    log.begin_epoch(EPOCH.plus(4));
+    save(&mut log);
+    // It follows again, and its leader never heard of that reign.
+    assert!(log.truncate_to(Offset::new(2)).unwrap().is_none());
+    append(&mut log, &batch("b", 2));
+    sync(&mut log);
+    let expected = log.epochs().clone();
+    assert_eq!(expected.latest(), Some(EPOCH));
+    drop(log);
+    assert_eq!(open(&disk, small()).0.epochs(), &expected);
+}
+
+#[test]
 fn a_roll_is_taken_back_while_nothing_was_appended() {
     let disk = SimDisk::new();
     let (mut log, _) = open(&disk, small());

@@ -1,8 +1,9 @@
-//! DescribeQuorum: the metadata quorum of one node, which is its own leader and only voter.
+//! DescribeQuorum: the metadata quorum as its leader sees it; one node alone is its own leader and only voter.
 
 use super::Caller;
 use super::cluster_view::text;
 use crate::broker::Broker;
+use crate::metadata::replicated::{QuorumReplica, QuorumView};
 use crate::wire::ErrorCode;
 use crate::wire::describe_quorum::response::{Listener, Node, PartitionData, ReplicaState, TopicData};
 use crate::wire::describe_quorum::{DescribeQuorumRequest, DescribeQuorumResponse};
@@ -21,9 +22,13 @@ pub(super) async fn handle(
     request: DescribeQuorumRequest,
 ) -> DescribeQuorumResponse {
     let (view, now) = (broker.view(), broker.clock.now());
+    let described = match &broker.membership {
+        Some(membership) => several(membership.describe_quorum().await, now),
+        None => quorum(&view, broker.id(), now),
+    };
     let topics = request.topics.into_iter().map(|topic| {
         let describe = |index: i32| match (topic.topic_name.as_str(), index) {
-            (METADATA_TOPIC, 0) => quorum(&view, broker.id(), now),
+            (METADATA_TOPIC, 0) => described.clone(),
             _ => unknown(index),
         };
         let partitions = topic
@@ -38,7 +43,7 @@ pub(super) async fn handle(
     });
     DescribeQuorumResponse {
         topics: topics.collect(),
-        nodes: vec![node(&view, broker.id())],
+        nodes: view.brokers.keys().map(|id| node(&view, *id)).collect(),
         error_message: None,
         ..Default::default()
     }
@@ -64,6 +69,39 @@ fn quorum(view: &State, me: BrokerId, now: Timestamp) -> PartitionData {
         high_watermark: end,
         current_voters: vec![voter],
         error_message: None,
+        ..Default::default()
+    }
+}
+
+fn several(view: Option<QuorumView>, now: Timestamp) -> PartitionData {
+    let Some(view) = view else {
+        return PartitionData {
+            error_code: ErrorCode::LeaderNotAvailable.code(),
+            ..Default::default()
+        };
+    };
+    let leader = view.leader;
+    let state = |replica: &QuorumReplica| {
+        // The leader itself is always where it is.
+        let when = |ago: Option<i64>| match ago {
+            Some(ago) => now.value() - ago,
+            None if replica.id == leader => now.value(),
+            None => -1,
+        };
+        ReplicaState {
+            replica_id: replica.id.value(),
+            replica_directory_id: replica.directory,
+            log_end_offset: replica.log_end.unwrap_or(-1),
+            last_fetch_timestamp: when(replica.fetched_ago),
+            last_caught_up_timestamp: when(replica.caught_up_ago),
+        }
+    };
+    PartitionData {
+        leader_id: leader.value(),
+        leader_epoch: view.epoch,
+        high_watermark: view.high_watermark,
+        current_voters: view.voters.iter().map(state).collect(),
+        observers: view.observers.iter().map(state).collect(),
         ..Default::default()
     }
 }

@@ -3,6 +3,7 @@
 //! Sessions (KIP-227) are answered with id 0: every request is a full one, which every client understands.
 
 use super::Caller;
+use super::fetch_replica;
 use super::topics::{TopicKey, check_epoch, missing};
 use crate::broker::Broker;
 use crate::partition::{Partition, Read, Visible};
@@ -52,6 +53,9 @@ pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: Fetch
             error_code: ErrorCode::FetchSessionIdNotFound.code(),
             ..Default::default()
         };
+    }
+    if request.replica_state.replica_id >= 0 && caller.version >= fetch_replica::VERSION_MIN {
+        return fetch_replica::handle(broker, request).await;
     }
     let (keys, wanted) = find(broker, &request);
     let bytes_max = usize::try_from(request.max_bytes)

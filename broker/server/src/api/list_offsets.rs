@@ -102,6 +102,8 @@ async fn look_up(
         TierEnd::Unknown => None,
     };
     let found = match asked.timestamp {
+        // Its predecessor may have shown consumers more: "latest" never goes back.
+        LATEST if !partition.is_settled() => return Err(ErrorCode::OffsetNotAvailable),
         LATEST => at(offsets.last_stable),
         EARLIEST => at(offsets.log_start),
         EARLIEST_LOCAL => at(offsets.local_start),

@@ -18,6 +18,7 @@ mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
 mod fetch;
+mod fetch_replica;
 mod find_coordinator;
 mod groups;
 mod heartbeat;

@@ -104,29 +104,81 @@ pub(super) fn advertised(read: &Reader<'_>, listeners: &[Listener]) -> Result<Ve
         .collect()
 }
 
-/// One node is its own quorum: whatever names the quorum may only name this node.
-pub(super) fn check_quorum(read: &Reader<'_>, node_id: i32) -> Result<(), ConfigError> {
-    if let Some(voters) = read.given("controller.quorum.voters")
-        && list(voters)
-            .iter()
-            .any(|voter| voter.split('@').next() != Some(&node_id.to_string()))
-    {
+/// One voter of the metadata quorum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voter {
+    /// Its `node.id`.
+    pub id: i32,
+    /// host:port of its controller listener.
+    pub address: String,
+}
+
+/// `controller.quorum.voters`; empty when it is absent: this node is its own quorum.
+pub(super) fn voters(read: &Reader<'_>, node_id: i32) -> Result<Vec<Voter>, ConfigError> {
+    const KEY: &str = "controller.quorum.voters";
+    let text = read.given(KEY).cloned().unwrap_or_default();
+    let mut voters: Vec<Voter> = vec![];
+    for entry in list(&text) {
+        let wrong = || bad(KEY, &entry, "write id@host:port");
+        let (id, address) = entry.split_once('@').ok_or_else(wrong)?;
+        let id = id.parse().map_err(|_not_a_number| wrong())?;
+        address
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse::<u16>().ok())
+            .ok_or_else(wrong)?;
+        if voters.iter().any(|other| other.id == id) {
+            return Err(bad(KEY, &entry, "each voter is named once"));
+        }
+        voters.push(Voter {
+            id,
+            address: address.to_owned(),
+        });
+    }
+    if !voters.is_empty() && !voters.iter().any(|voter| voter.id == node_id) {
         return Err(bad(
-            "controller.quorum.voters",
-            voters,
-            "one node is its own quorum: name only this node.id",
+            KEY,
+            &text,
+            "every node is a controller so far: name this node.id too",
         ));
     }
     if let Some(servers) = read.given("controller.quorum.bootstrap.servers")
         && list(servers).len() > 1
+        && voters.is_empty()
     {
         return Err(bad(
             "controller.quorum.bootstrap.servers",
             servers,
-            "one node is its own quorum: name only its controller listener",
+            "name the voters with their ids in controller.quorum.voters",
         ));
     }
-    Ok(())
+    Ok(voters)
+}
+
+/// Where the other controllers reach this one: the listener named first in `controller.listener.names`. Needed only
+/// when there are others.
+pub(super) fn controller(read: &Reader<'_>, voters: &[Voter]) -> Result<Option<Listener>, ConfigError> {
+    if voters.len() < 2 {
+        return Ok(None);
+    }
+    let text = read.text("listeners");
+    for entry in list(&text) {
+        let listener = endpoint("listeners", &entry)?;
+        if is_quorums(read, &listener.name) {
+            return Ok(Some(listener));
+        }
+    }
+    Err(bad(
+        "listeners",
+        &text,
+        "a controller needs a listener of its own, e.g. CONTROLLER://127.0.0.1:9093",
+    ))
+}
+
+/// Index of the listener other brokers use; the first unless `inter.broker.listener.name` says otherwise.
+pub(super) fn inter_broker(read: &Reader<'_>, listeners: &[Listener]) -> usize {
+    let named = read.given("inter.broker.listener.name");
+    let at = named.and_then(|name| listeners.iter().position(|listener| listener.name == *name));
+    at.unwrap_or(0)
 }
 
 fn is_quorums(read: &Reader<'_>, name: &str) -> bool {

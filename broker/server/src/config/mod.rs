@@ -6,7 +6,7 @@
 pub mod keys;
 mod listener;
 
-pub use listener::{Advertised, Listener};
+pub use listener::{Advertised, Listener, Voter};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,14 @@ pub struct GroupSettings {
 pub struct Config {
     /// This node.
     pub node_id: i32,
+    /// The cluster an empty directory is formatted for; drawn if absent.
+    pub cluster_id: Option<String>,
+    /// Who orders the metadata, and how long they wait for each other.
+    pub quorum: QuorumSettings,
+    /// A follower this far behind in time leaves the ISR.
+    pub replica_lag_max: Duration,
+    /// Index of the listener other brokers use.
+    pub inter_broker_listener: usize,
     /// Client listeners, at least one.
     pub listeners: Vec<Listener>,
     /// What clients are told, one for each listener.
@@ -139,6 +147,23 @@ pub struct Config {
     pub given: BTreeMap<String, String>,
 }
 
+/// The metadata quorum, and brokers as its leader sees them.
+#[derive(Debug, Clone)]
+pub struct QuorumSettings {
+    /// All of them, this node too; empty when this node is its own quorum.
+    pub voters: Vec<Voter>,
+    /// Where the others reach this one.
+    pub listener: Option<Listener>,
+    /// How long to wait for votes.
+    pub election_timeout: Duration,
+    /// How long the quorum's leader may be silent.
+    pub fetch_timeout: Duration,
+    /// How often a broker says that it is alive.
+    pub heartbeat_interval: Duration,
+    /// How long a broker may be silent.
+    pub session_timeout: Duration,
+}
+
 impl Config {
     /// Reads a file of properties, the environment and flags, in this order of rising weight.
     pub fn load(file: Option<&Path>, flags: &[String]) -> Result<Self, ConfigError> {
@@ -175,7 +200,8 @@ impl Config {
         let node_id = read.at_least("node.id", 0)?;
         let listeners = listener::parse(&read)?;
         let advertised = listener::advertised(&read, &listeners)?;
-        listener::check_quorum(&read, node_id)?;
+        let voters = listener::voters(&read, node_id)?;
+        let controller_listener = listener::controller(&read, &voters)?;
         let log_dirs: Vec<PathBuf> = match given.get("log.dirs").or_else(|| given.get("log.dir")) {
             Some(dirs) => list(dirs).into_iter().map(PathBuf::from).collect(),
             None => vec![PathBuf::from(read.text("log.dirs"))],
@@ -185,8 +211,19 @@ impl Config {
         };
         Ok(Self {
             node_id,
+            cluster_id: given.get("cluster.id").cloned(),
+            inter_broker_listener: listener::inter_broker(&read, &listeners),
             listeners,
             advertised,
+            quorum: QuorumSettings {
+                voters,
+                listener: controller_listener,
+                election_timeout: read.millis("controller.quorum.election.timeout.ms")?,
+                fetch_timeout: read.millis("controller.quorum.fetch.timeout.ms")?,
+                heartbeat_interval: read.millis("broker.heartbeat.interval.ms")?,
+                session_timeout: read.millis("broker.session.timeout.ms")?,
+            },
+            replica_lag_max: read.millis("replica.lag.time.max.ms")?,
             rack: given.get("broker.rack").cloned(),
             log_dirs,
             shards: match given.get("num.network.threads") {

@@ -226,7 +226,12 @@ impl Groups {
     }
 
     fn load(&self, broker: &Arc<Broker>, load: &Load) {
-        let outcome = loading::load(&load.partition, self.settings, self.now(broker));
+        let outcome = loading::load(
+            &load.partition,
+            self.settings,
+            self.now(broker),
+            &broker.background,
+        );
         let mut slots = self.slots.write();
         // Leadership may have gone on while the log was being read.
         let current = matches!(slots.get(&load.index), Some(Slot::Loading(epoch)) if *epoch == load.epoch);

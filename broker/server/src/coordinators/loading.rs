@@ -1,21 +1,31 @@
 //! Reading a partition of `__consumer_offsets` back, from its start to where it ended when leadership came.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use varve_cluster::groups::shard::Loading;
 use varve_cluster::groups::{Settings, Shard};
 use varve_log::{Batch, Offset, records, split};
 
 use crate::partition::{Partition, Read};
 
+/// A new leader's last records are committed as soon as its followers have them.
+const COMMIT_WAIT: Duration = Duration::from_secs(60);
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
 /// No record of this topic comes near it.
 const DECOMPRESSED_BYTES_MAX: usize = 64 << 20;
 
 /// Blocks until all of it is read.
-pub(super) fn load(partition: &Arc<Partition>, settings: Settings, now: i64) -> anyhow::Result<Shard> {
+pub(super) fn load(
+    partition: &Arc<Partition>,
+    settings: Settings,
+    now: i64,
+    runtime: &Handle,
+) -> anyhow::Result<Shard> {
     let offsets = partition.offsets();
     let end = offsets.log_end;
     let mut loading = Loading::default();
@@ -30,8 +40,9 @@ pub(super) fn load(partition: &Arc<Partition>, settings: Settings, now: i64) -> 
             // The last of it is not durable yet. It was not answered either, but it may become so: wait.
             Read::Wait => {
                 partition.sync();
+                wait_past(partition, at, runtime);
                 if partition.offsets().high_watermark <= at {
-                    bail!("the log's end does not become durable. end={end}, at={at}");
+                    bail!("the log's end is not committed. end={end}, at={at}");
                 }
                 at
             }
@@ -41,6 +52,19 @@ pub(super) fn load(partition: &Arc<Partition>, settings: Settings, now: i64) -> 
         };
     }
     Ok(loading.finish(settings, now))
+}
+
+/// Until the high watermark has passed `at`, or nobody can expect it any more.
+fn wait_past(partition: &Partition, at: Offset, runtime: &Handle) {
+    let news = Arc::new(Notify::new());
+    while partition.watch(&news, at) {
+        if runtime
+            .block_on(async { tokio::time::timeout(COMMIT_WAIT, news.notified()).await })
+            .is_err()
+        {
+            return partition.unwatch(&news);
+        }
+    }
 }
 
 /// Returns the offset behind what was replayed.

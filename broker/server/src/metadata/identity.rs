@@ -58,7 +58,8 @@ struct Found {
 
 impl Identity {
     /// Reads `meta.properties` in each of `dirs`; directories without one are formatted, with ids from
-    /// `fresh`. A cluster id given (`CLUSTER_ID`, or the first directory's) is the one all must have.
+    /// `fresh`. The cluster id given (`cluster.id`), or else the first
+    /// directory's, is the one all must have.
     ///
     /// # Errors
     /// When a directory belongs to somebody else, or cannot be used.
@@ -66,17 +67,21 @@ impl Identity {
         disk: &dyn Disk,
         dirs: &[PathBuf],
         node_id: i32,
+        given: Option<&str>,
         fresh: &mut dyn FnMut() -> Uuid,
     ) -> Result<Self, IdentityError> {
         let found = dirs
             .iter()
             .map(|dir| read(disk, dir))
             .collect::<Result<Vec<_>, _>>()?;
-        let known = found
-            .iter()
-            .flatten()
-            .map(|found| found.cluster_id.clone())
-            .next();
+        let first = || {
+            found
+                .iter()
+                .flatten()
+                .map(|found| found.cluster_id.clone())
+                .next()
+        };
+        let known = given.map(str::to_owned).or_else(first);
         let cluster_id = known.unwrap_or_else(|| text_of(printable(fresh)));
         for (dir, found) in dirs.iter().zip(&found) {
             let Some(found) = found else { continue };
@@ -210,7 +215,7 @@ mod tests {
             disk.create_dir(dir).unwrap();
         }
         let mut next = 0u128;
-        Identity::open(disk, &dirs, node_id, &mut || {
+        Identity::open(disk, &dirs, node_id, None, &mut || {
             next += 1;
             Uuid::from_u128(next << 64 | next)
         })
@@ -248,7 +253,7 @@ mod tests {
             twice += 1;
             Uuid::from_u128(0x7777 << 64 | twice)
         };
-        Identity::open(&disk, &[PathBuf::from("/c")], 1, &mut other).unwrap();
+        Identity::open(&disk, &[PathBuf::from("/c")], 1, None, &mut other).unwrap();
         assert!(matches!(
             open(&disk, &["/a", "/c"], 1),
             Err(IdentityError::OtherCluster { .. })

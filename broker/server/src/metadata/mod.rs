@@ -8,6 +8,8 @@ mod disk_log;
 mod frames;
 pub mod identity;
 pub mod quorum;
+mod raft_files;
+pub(crate) mod replicated;
 pub mod simulated;
 pub mod single_node;
 

@@ -3,6 +3,8 @@
 
 mod read;
 mod registry;
+mod replication;
+mod role;
 mod syncer;
 mod waiters;
 
@@ -13,18 +15,26 @@ pub(crate) use waiters::{Goal, Settled};
 
 use crate::config::Flush;
 use parking_lot::{Mutex, MutexGuard};
+use role::Role;
 use std::sync::Arc;
 use varve_cluster::controller::{Partition as Metadata, TierPointer};
-use varve_cluster::replica::{self, Durability, Leader};
+use varve_cluster::replica::{self, Durability, take_over};
 use varve_cluster::topic_config::TopicConfig;
-use varve_cluster::{BrokerId, TopicId, TopicName};
+use varve_cluster::{BrokerEpoch, BrokerId, TopicId, TopicName};
 use varve_log::{
     AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, TierEnd, Timestamp,
 };
 use waiters::Waiters;
 
-/// `replica.lag.time.max.ms`; without followers it decides nothing.
-const REPLICA_LAG_MAX_MS: i64 = 10_000;
+/// This broker as a replica.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Me {
+    pub(crate) id: BrokerId,
+    /// This uptime.
+    pub(crate) epoch: BrokerEpoch,
+    /// `replica.lag.time.max.ms`
+    pub(crate) lag_max_ms: i64,
+}
 
 /// A partition's identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,7 +53,7 @@ impl std::fmt::Display for PartitionId {
 /// See the module's first lines.
 pub(crate) struct Partition {
     pub(crate) id: PartitionId,
-    me: BrokerId,
+    me: Me,
     flush: Flush,
     syncer: Arc<Syncer>,
     state: Mutex<State>,
@@ -58,7 +68,7 @@ impl std::fmt::Debug for Partition {
 struct State {
     log: Log,
     config: Arc<TopicConfig>,
-    leader: Leader,
+    role: Role,
     waiters: Waiters,
     tier: Option<TierPointer>,
     /// Already on its way to the syncer.
@@ -78,23 +88,23 @@ impl Partition {
     /// Takes a recovered log; `metadata` says whose it is.
     pub(crate) fn new(
         id: PartitionId,
-        me: BrokerId,
+        me: Me,
         mut log: Log,
         config: Arc<TopicConfig>,
         (flush, syncer): (Flush, Arc<Syncer>),
-        metadata: &Metadata,
+        (metadata, now): (&Metadata, Timestamp),
     ) -> Self {
-        log.begin_epoch(metadata.leader_epoch);
         if metadata.log_start < log.log_start() {
             // A log without its checkpoint begins at its first file; metadata knows what lies in the bucket.
             log.restore_log_start(metadata.log_start);
         }
         log.set_log_start(metadata.log_start);
-        let leader = lead(me, flush, &log, &config, metadata);
+        let committed = log.log_start();
+        let role = role(me, flush, &mut log, &config, metadata, (committed, now));
         let mut state = State {
             log,
             config,
-            leader,
+            role,
             waiters: Waiters::default(),
             tier: metadata.tier.clone(),
             sync_queued: false,
@@ -118,12 +128,15 @@ impl Partition {
         now: Timestamp,
     ) -> Result<Accepted, AppendError> {
         let mut state = self.state.lock();
-        let epoch = state.leader.epoch();
+        let epoch = state.role.epoch();
+        if state.role.leading().is_none() {
+            return Err(AppendError::StaleEpoch { epoch, latest: epoch });
+        }
         let appended = state.log.append(batch, epoch, now)?;
         let settled = goal.map(|goal| state.waiters.park(goal, appended.last.plus(1)));
         if settled.is_some() {
             // A duplicate may have reached its goal long ago.
-            let (written, committed) = (state.log.written_end(), state.leader.high_watermark());
+            let (written, committed) = (state.log.written_end(), state.role.high_watermark());
             state.waiters.release(written, committed);
         }
         Ok(Accepted {
@@ -143,7 +156,9 @@ impl Partition {
                 return state.die(&self.id, &error);
             }
             state.advance();
-            if self.flush == Flush::Group && !std::mem::replace(&mut state.sync_queued, true) {
+            // A follower's fetcher syncs by itself, before it asks for more.
+            let leads = state.role.leading().is_some();
+            if leads && self.flush == Flush::Group && !std::mem::replace(&mut state.sync_queued, true) {
                 self.syncer.enqueue(Arc::clone(self));
             }
         }
@@ -188,7 +203,7 @@ impl Partition {
 
     /// The leader epoch, as produce and fetch answers carry it.
     pub(crate) fn leader_epoch(&self) -> LeaderEpoch {
-        self.state.lock().leader.epoch()
+        self.state.lock().role.epoch()
     }
 
     /// Where the log begins and ends, from left to right.
@@ -206,9 +221,27 @@ impl Partition {
         Arc::clone(&self.state.lock().config)
     }
 
+    /// Whether this broker leads it.
+    pub(crate) fn leads(&self) -> bool {
+        self.state.lock().role.leading().is_some()
+    }
+
+    /// Whether the high watermark is the one consumers have seen: a new leader may be behind its predecessor.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state
+            .lock()
+            .role
+            .leading()
+            .is_some_and(replica::Leader::settled)
+    }
+
     /// Whether enough replicas are in sync for `acks=all` to be taken at all.
     pub(crate) fn enough_in_sync(&self) -> bool {
-        self.state.lock().leader.enough_in_sync()
+        self.state
+            .lock()
+            .role
+            .leading()
+            .is_some_and(replica::Leader::enough_in_sync)
     }
 
     /// Its topic is configured anew.
@@ -217,20 +250,41 @@ impl Partition {
         state
             .log
             .set_settings(crate::topic_settings::log(&config, self.flush));
-        state.leader.set_min_insync_replicas(config.min_insync_replicas);
+        if let Some(leader) = state.role.leading_mut() {
+            leader.set_min_insync_replicas(config.min_insync_replicas);
+        }
         state.config = config;
         state.advance();
     }
 
     /// Applies what metadata says: leadership, tier, log start. Idempotent.
-    pub(crate) fn apply(&self, metadata: &Metadata) {
+    pub(crate) fn apply(&self, metadata: &Metadata, now: Timestamp) {
         let mut state = self.state.lock();
-        if metadata.leader_epoch > state.leader.epoch() {
-            state.log.begin_epoch(metadata.leader_epoch);
-            state.leader = lead(self.me, self.flush, &state.log, &state.config, metadata);
-            state.advance();
-        }
         state.tier.clone_from(&metadata.tier);
+        if metadata.leader_epoch > state.role.epoch() {
+            let State {
+                log,
+                config,
+                role: old,
+                ..
+            } = &mut *state;
+            let (led, committed) = (old.leading().is_some(), old.high_watermark());
+            *old = role(self.me, self.flush, log, config, metadata, (committed, now));
+            if led {
+                // Whether what they wait for was committed is for the next leader to say.
+                state.waiters.fail();
+            }
+            state.advance();
+        } else if let State {
+            role: Role::Leading(leader),
+            config,
+            ..
+        } = &mut *state
+        {
+            leader.assigned(assignment(metadata, config), now.value());
+            state.advance();
+            state.waiters.wake_fetches();
+        }
         if metadata.log_start > state.log.log_start() {
             state.log.set_log_start(metadata.log_start);
             state.waiters.wake_fetches();
@@ -248,45 +302,75 @@ impl Partition {
     }
 }
 
-/// Leadership as metadata gives it, over the log as it stands.
-fn lead(me: BrokerId, flush: Flush, log: &Log, config: &TopicConfig, metadata: &Metadata) -> Leader {
-    let assignment = replica::leader::Assignment {
+/// The role metadata gives this broker, over the log as it stands. `committed` is the high watermark known here.
+fn role(
+    me: Me,
+    flush: Flush,
+    log: &mut Log,
+    config: &TopicConfig,
+    metadata: &Metadata,
+    (committed, now): (Offset, Timestamp),
+) -> Role {
+    let epoch = metadata.leader_epoch;
+    let waiting = Role::Waiting {
+        epoch,
+        high_watermark: committed,
+    };
+    match metadata.leader {
+        Some(leader) if leader == me.id => {
+            let settings = replica::Settings {
+                durability: match flush {
+                    Flush::Os => Durability::Os,
+                    Flush::Group => Durability::Group,
+                },
+                lag_max_ms: me.lag_max_ms,
+            };
+            let tier_end = metadata.tier.as_ref().map(|tier| tier.end);
+            let assignment = assignment(metadata, config);
+            match take_over(
+                log,
+                (me.id, epoch),
+                (committed, tier_end),
+                assignment,
+                settings,
+                now.value(),
+            ) {
+                Ok(leader) => Role::Leading(leader),
+                Err(_rebuild) => waiting,
+            }
+        }
+        Some(leader) => replication::follow((me.id, me.epoch), (leader, epoch), committed),
+        None => waiting,
+    }
+}
+
+fn assignment<'a>(metadata: &'a Metadata, config: &TopicConfig) -> replica::leader::Assignment<'a> {
+    replica::leader::Assignment {
         replicas: &metadata.replicas,
         isr: &metadata.isr,
         partition_epoch: metadata.partition_epoch,
         min_insync_replicas: config.min_insync_replicas,
-    };
-    let settings = replica::Settings {
-        durability: match flush {
-            Flush::Os => Durability::Os,
-            Flush::Group => Durability::Group,
-        },
-        lag_max_ms: REPLICA_LAG_MAX_MS,
-    };
-    Leader::begin(
-        me,
-        metadata.leader_epoch,
-        (log.log_end(), log.log_start()),
-        assignment,
-        settings,
-        0,
-    )
+    }
 }
 
 impl State {
     /// The log has come further: whoever waited for that is told.
     fn advance(&mut self) {
         let (written, durable) = (self.log.written_end(), self.log.durable_end());
-        let moved = self.leader.local(written, durable).is_some();
-        let committed = self.leader.high_watermark();
+        let moved = self
+            .role
+            .leading_mut()
+            .is_some_and(|leader| leader.local(written, durable).is_some());
+        let committed = self.role.high_watermark();
         self.waiters.release(written, committed);
+        self.waiters.wake_copies();
         if moved {
             self.waiters.wake_fetches();
         }
     }
 
     fn offsets(&self) -> LogOffsets {
-        let high_watermark = self.leader.high_watermark();
+        let high_watermark = self.role.high_watermark();
         LogOffsets {
             log_start: self.log.log_start(),
             local_start: self.log.local_start(),

@@ -77,7 +77,7 @@ impl Partition {
     /// if it has already moved past `seen`, and then nothing was registered.
     pub(crate) fn watch(&self, fetch: &Arc<Notify>, seen: Offset) -> bool {
         let mut state = self.state.lock();
-        if state.leader.high_watermark() > seen || state.dead {
+        if state.role.high_watermark() > seen || state.dead || state.role.leading().is_none() {
             return false;
         }
         state.waiters.watch(fetch);

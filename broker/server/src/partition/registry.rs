@@ -3,7 +3,7 @@
 //! Opening, creating and deleting touch the disk, so they happen on the keeper's own thread, one change of
 //! metadata after the other; lookups by requests only read a map.
 
-use super::{Partition, PartitionId, Syncer};
+use super::{Me, Partition, PartitionId, Syncer};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dirs::LogDirs;
@@ -17,7 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 use varve_cluster::controller::{State, Topic};
-use varve_cluster::{BrokerId, TopicId};
+use varve_cluster::{BrokerEpoch, BrokerId, TopicId};
 use varve_log::{Disk, Log, Offset, Settings};
 
 /// Changes of metadata that may wait for the keeper; proposals wait for their own.
@@ -40,7 +40,7 @@ struct Running(mpsc::SyncSender<Change>, JoinHandle<()>);
 
 /// Opens, creates, changes and deletes.
 pub(crate) struct Keeper {
-    me: BrokerId,
+    me: Me,
     config: Config,
     clock: Arc<dyn Clock>,
     dirs: LogDirs,
@@ -54,13 +54,18 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn new(
         config: &Config,
+        epoch: BrokerEpoch,
         dirs: LogDirs,
         disk: Arc<dyn Disk>,
         syncer: Arc<Syncer>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
-            me: BrokerId::new(config.node_id),
+            me: Me {
+                id: BrokerId::new(config.node_id),
+                epoch,
+                lag_max_ms: i64::try_from(config.replica_lag_max.as_millis()).unwrap_or(i64::MAX),
+            },
             config: config.clone(),
             clock,
             dirs,
@@ -121,7 +126,7 @@ impl Keeper {
         let replicas = topic
             .partitions
             .iter()
-            .map(|partition| partition.replicas.contains(&self.me));
+            .map(|partition| partition.replicas.contains(&self.me.id));
         (0..)
             .zip(replicas)
             .filter_map(|(index, mine)| mine.then_some(index))
@@ -152,7 +157,7 @@ impl Keeper {
                 Some(partition) => {
                     partition.configure(topic_settings::of(&self.config, view, topic));
                     if let Some(metadata) = topic.partition(index) {
-                        partition.apply(metadata);
+                        partition.apply(metadata, self.clock.now());
                     }
                 }
                 None => {
@@ -176,7 +181,7 @@ impl Keeper {
             index,
         };
         let flush = (self.config.flush, Arc::clone(&self.syncer));
-        let partition = Partition::new(id, self.me, log, config, flush, metadata);
+        let partition = Partition::new(id, self.me, log, config, flush, (metadata, self.clock.now()));
         self.open.write().insert((topic.id, index), Arc::new(partition));
         Ok(())
     }

@@ -27,6 +27,8 @@ pub(crate) struct Waiters {
     written: VecDeque<Waiting>,
     committed: VecDeque<Waiting>,
     fetches: Vec<Arc<Notify>>,
+    /// Fetches of followers: they want what is written, committed or not.
+    copies: Vec<Arc<Notify>>,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,23 @@ impl Waiters {
         self.fetches.retain(|other| !Arc::ptr_eq(other, fetch));
     }
 
+    /// Wakes a follower's fetch at the next write, once.
+    pub(crate) fn watch_copy(&mut self, fetch: &Arc<Notify>) {
+        self.copies.push(Arc::clone(fetch));
+    }
+
+    /// Takes back [`Self::watch_copy`].
+    pub(crate) fn unwatch_copy(&mut self, fetch: &Arc<Notify>) {
+        self.copies.retain(|other| !Arc::ptr_eq(other, fetch));
+    }
+
+    /// There is more to copy.
+    pub(crate) fn wake_copies(&mut self) {
+        for fetch in self.copies.drain(..) {
+            fetch.notify_one();
+        }
+    }
+
     /// Releases whoever waited for less than these.
     pub(crate) fn release(&mut self, written_end: Offset, high_watermark: Offset) {
         release(&mut self.written, written_end);
@@ -79,6 +98,7 @@ impl Waiters {
             let _ = waiting.done.send(Err(LogDead));
         }
         self.wake_fetches();
+        self.wake_copies();
     }
 }
 

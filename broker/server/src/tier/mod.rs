@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use varve_cache::Cache;
 use varve_cluster::controller::TierPointer;
-use varve_log::{Offset, Timestamp};
+use varve_log::{EpochChain, Offset, Producers, Timestamp};
 use varve_tiering::retention::Extent;
 use varve_tiering::{
     BucketConfig, Chance, CursorId, Patience, ReadError, Reason, Settings, Store, TierPartition,
@@ -222,6 +222,23 @@ impl Tier {
     /// Reads since the start.
     pub(crate) fn reads(&self) -> varve_tiering::ReadStats {
         self.tier.read_stats()
+    }
+
+    /// Where a partition's part of the bucket ends, and its producers and leader epochs as of there.
+    pub(crate) async fn seed(
+        &self,
+        id: &PartitionId,
+        pointer: &TierPointer,
+    ) -> anyhow::Result<(Offset, Producers, EpochChain)> {
+        let found = self.tier.last_sections(of(id), pointer).await?;
+        let (end, sections) = found.context("the manifest is empty")?;
+        let producers = Producers::decode(&sections.producer_snapshot);
+        let epochs = EpochChain::decode(&sections.epoch_chain);
+        Ok((
+            end,
+            producers.context("the producers in the object cannot be read")?,
+            epochs.context("the leader epochs in the object cannot be read")?,
+        ))
     }
 
     /// The store as the table sink uses it, its requests counted as such.

@@ -247,6 +247,10 @@ pub mod request {
         /// The high-watermark known by the replica. -1 if the high-watermark is not known and
         /// 9223372036854775807 if the feature is not supported.
         pub high_watermark: i64,
+        /// Varve's own. The follower has everything below on stable storage.
+        pub durable_end: i64,
+        /// Varve's own. Where the segment begins that the follower appends to.
+        pub segment_base: i64,
     }
 
     impl Default for FetchPartition {
@@ -260,6 +264,8 @@ pub mod request {
                 partition_max_bytes: 0,
                 replica_directory_id: Default::default(),
                 high_watermark: 9223372036854775807,
+                durable_end: -1,
+                segment_base: -1,
             }
         }
     }
@@ -288,6 +294,12 @@ pub mod request {
                 if version.number == 18 && self.high_watermark != 9223372036854775807 {
                     tags.add(1, |to| self.high_watermark.put(to, version));
                 }
+                if version.number >= 17 && self.durable_end != -1 {
+                    tags.add(10000, |to| self.durable_end.put(to, version));
+                }
+                if version.number >= 17 && self.segment_base != -1 {
+                    tags.add(10001, |to| self.segment_base.put(to, version));
+                }
                 tags.put(to);
             }
         }
@@ -311,6 +323,8 @@ pub mod request {
                     match tag {
                         0 => read.replica_directory_id = Wire::get(from, version)?,
                         1 => read.high_watermark = Wire::get(from, version)?,
+                        10000 => read.durable_end = Wire::get(from, version)?,
+                        10001 => read.segment_base = Wire::get(from, version)?,
                         _ => {}
                     }
                     Ok(())
@@ -505,6 +519,11 @@ pub mod response {
         /// In the case of fetching an offset less than the LogStartOffset, this is the end offset and
         /// epoch that should be used in the FetchSnapshot request.
         pub snapshot_id: SnapshotId,
+        /// Varve's own, to followers. Where the leader's segment begins that the records stand in, or
+        /// that the next ones will.
+        pub segment_base: i64,
+        /// Varve's own, to followers. Where the leader's oldest local file begins.
+        pub local_base: i64,
         /// The aborted transactions.
         pub aborted_transactions: Option<Vec<AbortedTransaction>>,
         /// The preferred read replica for the consumer to use on its next fetch request.
@@ -524,6 +543,8 @@ pub mod response {
                 diverging_epoch: Default::default(),
                 current_leader: Default::default(),
                 snapshot_id: Default::default(),
+                segment_base: -1,
+                local_base: -1,
                 aborted_transactions: Some(Default::default()),
                 preferred_read_replica: -1,
                 records: Some(Default::default()),
@@ -558,6 +579,12 @@ pub mod response {
                 if version.number >= 12 && self.snapshot_id != <SnapshotId>::default() {
                     tags.add(2, |to| self.snapshot_id.put(to, version));
                 }
+                if version.number >= 17 && self.segment_base != -1 {
+                    tags.add(10000, |to| self.segment_base.put(to, version));
+                }
+                if version.number >= 17 && self.local_base != -1 {
+                    tags.add(10001, |to| self.local_base.put(to, version));
+                }
                 tags.put(to);
             }
         }
@@ -582,6 +609,8 @@ pub mod response {
                         0 => read.diverging_epoch = Wire::get(from, version)?,
                         1 => read.current_leader = Wire::get(from, version)?,
                         2 => read.snapshot_id = Wire::get(from, version)?,
+                        10000 => read.segment_base = Wire::get(from, version)?,
+                        10001 => read.local_base = Wire::get(from, version)?,
                         _ => {}
                     }
                     Ok(())

@@ -1,13 +1,15 @@
 //! The composition root: one node's parts, started in order and stopped in reverse. Only here are concrete
 //! disks, clocks, stores and quorums named.
 
+mod join;
+
 use crate::broker::Broker;
 use crate::clock::{Clock, SystemClock};
+use crate::cluster;
 use crate::complaints::Complaints;
 use crate::config::Config;
 use crate::coordinators::Groups;
 use crate::dirs::LogDirs;
-use crate::metadata::{Identity, MetadataQuorum, SingleNode};
 use crate::metrics::Metrics;
 use crate::partition::{Keeper, Syncer};
 use crate::producer_ids::ProducerIds;
@@ -22,14 +24,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use uuid::Uuid;
-use varve_cluster::BrokerEpoch;
-use varve_cluster::controller::command::RegisterBroker;
-use varve_cluster::controller::{Command, Listener, Outcome};
 use varve_log::{Disk, FsDisk};
 
 /// Threads for everything that is not the data plane.
 const BACKGROUND_THREADS: usize = 2;
+/// How long the controller may take to move this broker's leaderships.
+const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How long background work may take to end before it is dropped.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
@@ -58,6 +58,7 @@ impl Node {
             .iter()
             .map(server::bind)
             .collect::<anyhow::Result<Vec<Bound>>>()?;
+        let controller = config.quorum.listener.as_ref().map(server::bind).transpose()?;
         let http_socket = config.http_listener.as_deref().map(http::bind).transpose()?;
         let dirs = LogDirs::open(&config.log_dirs)?;
         let background = tokio::runtime::Builder::new_multi_thread()
@@ -67,21 +68,25 @@ impl Node {
             .build()?;
         let (syncer, syncer_thread) = Syncer::start()?;
         let disk: Arc<dyn Disk> = Arc::new(FsDisk);
-        let identity = Identity::open(&*disk, dirs.all(), config.node_id, &mut Uuid::new_v4)?;
-        let metadata: Arc<dyn MetadataQuorum> = Arc::new(SingleNode::open(
-            Arc::clone(&disk),
-            dirs.first(),
-            &identity.cluster_id,
-        )?);
-        let tier = background.block_on(Tier::open(&config, &metadata.view().cluster_id))?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
-        let epoch = background.block_on(register(&*metadata, &config, &addresses))?;
-        let keeper = Keeper::new(&config, dirs, disk, Arc::clone(&syncer), Arc::clone(&clock));
-        let partitions = keeper.start(&metadata.view())?;
+        let (stop, stopped) = watch::channel(false);
+        let quorum = join::open(&config, &disk, &dirs, background.handle())?;
+        let tier = background.block_on(Tier::open(&config, &quorum.metadata.view().cluster_id))?;
+        let epoch = quorum.join(&config, &addresses, controller, (background.handle(), &stopped))?;
+        let keeper = Keeper::new(
+            &config,
+            epoch,
+            dirs,
+            disk,
+            Arc::clone(&syncer),
+            Arc::clone(&clock),
+        );
+        let partitions = keeper.start(&quorum.metadata.view())?;
         let broker = Arc::new(Broker {
             bound: addresses,
             groups: Groups::new(&config),
-            metadata,
+            metadata: quorum.metadata,
+            membership: quorum.membership,
             epoch,
             partitions,
             clock,
@@ -94,7 +99,6 @@ impl Node {
             background: background.handle().clone(),
             config,
         });
-        let (stop, stopped) = watch::channel(false);
         let (handles, shards) = start_shards(&broker, &stopped)?;
         let http = http_socket
             .as_ref()
@@ -137,6 +141,11 @@ impl Node {
         }
         self.background
             .spawn(housekeeping::run(Arc::clone(broker), stopped.clone()));
+        if broker.membership.is_some() {
+            cluster::replicas::start(broker, stopped.clone());
+            self.background
+                .spawn(cluster::isr::run(Arc::clone(broker), stopped.clone()));
+        }
         broker.groups.start(broker, stopped.clone());
         if let Some(tier) = &broker.tier {
             tier.start(broker, stopped.clone());
@@ -157,6 +166,9 @@ impl Node {
     /// recover.
     pub fn shutdown(self) {
         tracing::info!("shutting down");
+        if let Some(membership) = &self.broker.membership {
+            self.background.block_on(membership.leave(LEAVE_MAX));
+        }
         // Nobody may be listening any more; that is what is wanted.
         let _ = self.stop.send(true);
         for shard in self.shards {
@@ -191,39 +203,4 @@ fn start_shards(broker: &Arc<Broker>, stopped: &watch::Receiver<bool>) -> anyhow
         .collect::<std::io::Result<_>>()?;
     let (handles, threads): (Vec<_>, Vec<_>) = started.into_iter().unzip();
     Ok((handles.into(), threads))
-}
-
-/// Tells the quorum that this broker has started: its earlier leaderships end, the new ones begin with new epochs.
-async fn register(
-    metadata: &dyn MetadataQuorum,
-    config: &Config,
-    bound: &[SocketAddr],
-) -> anyhow::Result<BrokerEpoch> {
-    let broker = varve_cluster::BrokerId::new(config.node_id);
-    let listeners = config
-        .listeners
-        .iter()
-        .zip(&config.advertised)
-        .zip(bound)
-        .map(|((listener, told), bound)| Listener {
-            name: listener.name.clone(),
-            host: told.host.clone(),
-            port: if told.port == 0 { bound.port() } else { told.port },
-            protocol: "PLAINTEXT".to_owned(),
-        })
-        .collect();
-    let registration = RegisterBroker {
-        broker,
-        incarnation: Uuid::new_v4(),
-        listeners,
-        rack: config.rack.clone(),
-        clean_shutdown_of: None,
-        directories: vec![],
-    };
-    let outcome = metadata.propose(Command::RegisterBroker(registration)).await?;
-    let Outcome::Registered(epoch) = outcome else {
-        anyhow::bail!("a registration was answered with {outcome:?}")
-    };
-    metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
-    Ok(epoch)
 }

@@ -1,0 +1,189 @@
+//! This broker as a member of the cluster: registered, alive by heartbeat, leaving in order. And, on the node that
+//! leads the quorum, the other side of it: who is alive, and what follows when somebody is not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Heartbeats, Rejected};
+use varve_cluster::raft::NodeId;
+use varve_cluster::{BrokerEpoch, BrokerId};
+
+use super::Controllers;
+use crate::metadata::MetadataQuorum;
+use crate::metadata::replicated::{QuorumView, Replicated};
+
+/// See the module's first lines.
+pub(crate) struct Membership {
+    me: BrokerId,
+    quorum: Arc<Replicated>,
+    controllers: Arc<Controllers>,
+    heartbeat_every: Duration,
+    session: Duration,
+    began: Instant,
+    /// What the leader of the quorum knows of brokers; `None` elsewhere.
+    heard: Mutex<Option<Heartbeats>>,
+    leaving: watch::Sender<bool>,
+    may_stop: watch::Sender<bool>,
+}
+
+impl Membership {
+    pub(crate) fn new(
+        me: BrokerId,
+        quorum: Arc<Replicated>,
+        controllers: Arc<Controllers>,
+        (heartbeat_every, session): (Duration, Duration),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            me,
+            quorum,
+            controllers,
+            heartbeat_every,
+            session,
+            began: Instant::now(),
+            heard: Mutex::new(None),
+            leaving: watch::Sender::new(false),
+            may_stop: watch::Sender::new(false),
+        })
+    }
+
+    pub(crate) fn quorum(&self) -> &Arc<Replicated> {
+        &self.quorum
+    }
+
+    /// How the quorum stands; `None` while it has no leader that answers.
+    pub(crate) async fn describe_quorum(&self) -> Option<QuorumView> {
+        if let Some(view) = self.quorum.describe() {
+            return Some(view);
+        }
+        let leader = *self.quorum.leader().borrow();
+        self.controllers.describe(leader?).await
+    }
+
+    /// Both sides, until the node stops.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        epoch: BrokerEpoch,
+        runtime: &tokio::runtime::Handle,
+        stopped: &watch::Receiver<bool>,
+    ) {
+        let (member, mut stop) = (Arc::clone(self), stopped.clone());
+        runtime.spawn(async move {
+            tokio::select! {
+                () = member.stay_alive(epoch) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        let (controller, mut stop) = (Arc::clone(self), stopped.clone());
+        runtime.spawn(async move {
+            tokio::select! {
+                () = controller.watch_brokers() => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+    }
+
+    /// Has leaderships moved away; returns when nobody needs this broker any more, or after `patience`.
+    pub(crate) async fn leave(&self, patience: Duration) {
+        self.leaving.send_replace(true);
+        let mut may_stop = self.may_stop.subscribe();
+        let left = tokio::time::timeout(patience, may_stop.wait_for(|may| *may)).await;
+        if left.is_err() {
+            tracing::warn!(
+                "the controller did not let this broker go in time; others will take over when its session ends"
+            );
+        }
+    }
+
+    /// A broker's heartbeat, where the quorum's leader is; `None` if that is not here.
+    pub(crate) fn hear(&self, beat: Heartbeat) -> Option<Result<HeartbeatAnswer, Rejected>> {
+        let state = self.quorum.view();
+        let heard = self.heard.lock().as_mut()?.heard(&state, beat, self.now());
+        Some(heard.map(|(answer, command)| {
+            if let Some(command) = command {
+                self.propose_aside(command);
+            }
+            answer
+        }))
+    }
+
+    async fn stay_alive(&self, epoch: BrokerEpoch) {
+        let mut leaving = self.leaving.subscribe();
+        loop {
+            let beat = Heartbeat {
+                broker: self.me,
+                epoch,
+                applied: self.quorum.view().applied,
+                want_fence: false,
+                want_shutdown: *leaving.borrow_and_update(),
+            };
+            let answer = self.beat(beat).await;
+            match answer {
+                Some(Ok(answer)) if answer.should_shut_down => {
+                    self.may_stop.send_replace(true);
+                }
+                Some(Err(rejected)) => {
+                    tracing::warn!(%rejected, "this broker's heartbeat is refused");
+                }
+                Some(Ok(_)) | None => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.heartbeat_every) => {}
+                _ = leaving.changed() => {}
+            }
+        }
+    }
+
+    async fn beat(&self, beat: Heartbeat) -> Option<Result<HeartbeatAnswer, Rejected>> {
+        let leader = *self.quorum.leader().borrow();
+        let leader = leader?;
+        match leader == NodeId::new(self.me.value()) {
+            true => self.hear(beat),
+            false => self.controllers.heartbeat(leader, beat).await,
+        }
+    }
+
+    async fn watch_brokers(self: Arc<Self>) {
+        let me = NodeId::new(self.me.value());
+        let mut leader = self.quorum.leader();
+        let every = self.heartbeat_every.min(self.session / 4);
+        loop {
+            let leads = *leader.borrow_and_update() == Some(me);
+            self.look_at_sessions(leads);
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                changed = leader.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn look_at_sessions(self: &Arc<Self>, leads: bool) {
+        let state = self.quorum.view();
+        let mut heard = self.heard.lock();
+        if !leads {
+            *heard = None;
+            return;
+        }
+        let session = i64::try_from(self.session.as_millis()).unwrap_or(i64::MAX);
+        let heard = heard.get_or_insert_with(|| Heartbeats::begin(session, &state, self.now()));
+        for fence in heard.lapsed(&state, self.now()) {
+            tracing::warn!(?fence, "a broker has been silent for a session");
+            self.propose_aside(fence);
+        }
+    }
+
+    /// What fails is due again with the next heartbeat or look.
+    fn propose_aside(&self, command: Command) {
+        let quorum = Arc::clone(&self.quorum);
+        tokio::spawn(async move {
+            if let Err(error) = quorum.place(command).await {
+                tracing::debug!(?error, "a command of the controller has no place yet");
+            }
+        });
+    }
+
+    fn now(&self) -> i64 {
+        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+}

@@ -1,0 +1,61 @@
+//! What nodes of one cluster say to each other beside Kafka's own requests.
+//!
+//! Each question travels in Kafka's Envelope (58) to the other node's controller listener: messages of the metadata
+//! quorum, commands for its leader to judge, heartbeats. What replicas copy travels as Fetch to the listener named in
+//! `inter.broker.listener.name`, as in Kafka.
+
+mod controllers;
+pub(crate) mod isr;
+mod membership;
+mod peer;
+pub(crate) mod replicas;
+mod server;
+
+pub(crate) use controllers::Controllers;
+pub(crate) use membership::Membership;
+pub(crate) use peer::{Peer, PeerError};
+pub(crate) use server::serve;
+
+use serde::{Deserialize, Serialize};
+use varve_cluster::controller::{Heartbeat, HeartbeatAnswer, Rejected};
+use varve_cluster::raft::Envelope;
+
+use crate::metadata::replicated::{NotPlaced, Placed, QuorumView};
+
+/// In front of each question and answer: the version of what follows.
+const VERSION: u8 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    /// A message of the metadata quorum.
+    Quorum(Envelope),
+    /// A command to judge, as JSON.
+    Place(Vec<u8>),
+    /// A broker is alive.
+    Heartbeat(Heartbeat),
+    /// How the quorum stands.
+    Describe,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Reply {
+    Quorum(Option<Envelope>),
+    Place(Result<Placed, NotPlaced>),
+    /// `None`: this node does not lead the quorum.
+    Heartbeat(Option<Result<HeartbeatAnswer, Rejected>>),
+    /// `None`: this node does not lead the quorum.
+    Describe(Option<QuorumView>),
+}
+
+fn encode(message: &impl Serialize) -> Option<Vec<u8>> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(postcard::to_stdvec(message).ok()?);
+    Some(bytes)
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    match bytes.split_first() {
+        Some((&VERSION, message)) => postcard::from_bytes(message).ok(),
+        _ => None,
+    }
+}

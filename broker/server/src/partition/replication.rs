@@ -1,0 +1,154 @@
+//! A partition's part in replication: what its leader gives to followers, and what a follower does with it. The rules
+//! are `varve_cluster::replica`'s; here they meet the lock and the disk.
+
+use super::role::Role;
+use super::{Partition, State};
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use varve_cluster::replica::follower::Cut;
+use varve_cluster::replica::{
+    Answer, Ask, Follower, IsrAnswer, IsrChange, Rebuild, Refusal, Served, Step, serve,
+};
+use varve_cluster::{BrokerEpoch, BrokerId};
+use varve_log::{Offset, Seed, Timestamp};
+
+impl Partition {
+    /// Answers a follower's fetch.
+    pub(crate) fn serve_follower(&self, ask: &Ask, limits: (usize, bool), now: Timestamp) -> Served {
+        let mut state = self.state.lock();
+        let State { role, log, .. } = &mut *state;
+        let Role::Leading(leader) = role else {
+            return Served {
+                answer: Answer::Refused(Refusal::NotLeader),
+                advanced: None,
+            };
+        };
+        let served = serve(leader, log, ask, limits, now.value());
+        if served.advanced.is_some() {
+            state.advance();
+            state.waiters.wake_fetches();
+        }
+        served
+    }
+
+    /// Wakes a follower's fetch when there is more to copy; `false` if there is already more than `seen`.
+    pub(crate) fn watch_end(&self, fetch: &Arc<Notify>, seen: Offset) -> bool {
+        let mut state = self.state.lock();
+        if state.log.written_end() > seen || state.dead || state.role.leading().is_none() {
+            return false;
+        }
+        state.waiters.watch_copy(fetch);
+        true
+    }
+
+    /// Takes [`Self::watch_end`] back.
+    pub(crate) fn unwatch_end(&self, fetch: &Arc<Notify>) {
+        self.state.lock().waiters.unwatch_copy(fetch);
+    }
+
+    /// Whom this broker copies the partition from.
+    pub(crate) fn follows(&self) -> Option<BrokerId> {
+        match &self.state.lock().role {
+            Role::Following(follower) => Some(follower.leader()),
+            Role::Leading(_) | Role::Waiting { .. } => None,
+        }
+    }
+
+    /// The follower's next question.
+    pub(crate) fn ask(&self) -> Option<Ask> {
+        let state = self.state.lock();
+        match &state.role {
+            Role::Following(follower) if !state.dead => Some(follower.ask(&state.log)),
+            Role::Following(_) | Role::Leading(_) | Role::Waiting { .. } => None,
+        }
+    }
+
+    /// What must happen before the first question.
+    pub(crate) fn prepare(&self) -> Option<Rebuild> {
+        let state = self.state.lock();
+        let tier_end = state.tier.as_ref().map(|tier| tier.end);
+        match &state.role {
+            Role::Following(follower) => follower.prepare(&state.log, tier_end),
+            Role::Leading(_) | Role::Waiting { .. } => None,
+        }
+    }
+
+    /// Takes the leader's answer. The write turn, and what the step asks for, are the caller's.
+    pub(crate) fn take(&self, asked: &Ask, answer: Answer<Bytes>, now: Timestamp) -> Step {
+        let mut state = self.state.lock();
+        let tier_end = state.tier.as_ref().map(|tier| tier.end);
+        let State { role, log, .. } = &mut *state;
+        match role {
+            Role::Following(follower) => follower.take(log, asked, answer, tier_end, now),
+            Role::Leading(_) | Role::Waiting { .. } => Step::Stale,
+        }
+    }
+
+    /// Takes off the log's end what the leader does not have. Blocks.
+    pub(crate) fn cut(self: &Arc<Self>, cut: Cut) -> Result<(), varve_log::Error> {
+        if let Cut::To { to, committed } = cut
+            && committed > 0
+        {
+            tracing::warn!(partition = %self.id, to = to.value(), committed, "an unclean election has taken back committed records");
+        }
+        self.write_turn();
+        self.sync();
+        let mut state = self.state.lock();
+        let Some(truncation) = cut.plan(&mut state.log)? else {
+            return Ok(());
+        };
+        let truncated = MutexGuard::unlocked(&mut state, || truncation.run());
+        let end = state.log.truncated(truncated)?;
+        if let Role::Following(follower) = &mut state.role {
+            follower.cut_to(end);
+        }
+        Ok(())
+    }
+
+    /// Begins the log anew. Blocks.
+    pub(crate) fn restart_at(self: &Arc<Self>, seed: Seed) -> Result<(), varve_log::Error> {
+        self.write_turn();
+        self.sync();
+        let mut state = self.state.lock();
+        let restart = state.log.restart_at(seed)?;
+        let restarted = MutexGuard::unlocked(&mut state, || restart.run());
+        let at = state.log.truncated(restarted)?;
+        if let Role::Following(follower) = &mut state.role {
+            follower.rebuilt(at);
+        }
+        Ok(())
+    }
+
+    /// The change of the ISR that is due, if this broker leads.
+    pub(crate) fn isr_change(
+        &self,
+        now: Timestamp,
+        eligible: impl Fn(BrokerId, BrokerEpoch) -> bool,
+    ) -> Option<IsrChange> {
+        self.state.lock().role.leading_mut()?.ask(now.value(), eligible)
+    }
+
+    /// What became of it.
+    pub(crate) fn isr_answered(&self, change: &IsrChange, answer: IsrAnswer) {
+        let mut state = self.state.lock();
+        let moved = state
+            .role
+            .leading_mut()
+            .and_then(|leader| leader.answered(change, answer));
+        if moved.is_some() {
+            state.advance();
+            state.waiters.wake_fetches();
+        }
+    }
+}
+
+/// Followership as metadata gives it.
+pub(super) const fn follow(
+    me: (BrokerId, BrokerEpoch),
+    leader: (BrokerId, varve_log::LeaderEpoch),
+    high_watermark: Offset,
+) -> Role {
+    Role::Following(Follower::begin(me, leader, high_watermark))
+}
