@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use varve_cluster::TopicId;
 use varve_log::Offset;
 
-/// One partition's rows.
+/// One partition's rows. Without any row, `first` and `last` stand around the offset that comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartitionAudit {
     pub rows: u64,
@@ -17,7 +17,8 @@ pub struct PartitionAudit {
     pub last: Offset,
     /// Rows whose offset another row has already.
     pub duplicates: u64,
-    /// Offsets between first and last that no row has: markers, compacted records, or a loss.
+    /// Offsets from the first row up to what comes next that no row has: markers, records of batches that cannot be
+    /// opened, or a loss.
     pub missing: u64,
     /// What the table says comes next. It must be above `last`.
     pub next: Option<Offset>,
@@ -79,17 +80,43 @@ impl TableReader {
             Ok(())
         })
         .await?;
-        let tallied = runs.into_iter().filter_map(|(partition, runs)| {
-            let audit = runs.tally()?;
-            Some((
-                partition,
-                PartitionAudit {
-                    next: progress.get(&partition).copied(),
-                    ..audit
-                },
-            ))
-        });
-        Ok(tallied.collect())
+        let mut audits: BTreeMap<_, _> = runs
+            .into_iter()
+            .filter_map(|(partition, runs)| Some((partition, runs.tally()?)))
+            .collect();
+        for (partition, next) in progress {
+            audits
+                .entry(partition)
+                .or_insert_with(|| PartitionAudit::without_rows(next))
+                .goes_on_at(next);
+        }
+        Ok(audits)
+    }
+}
+
+impl PartitionAudit {
+    fn without_rows(next: Offset) -> Self {
+        Self {
+            rows: 0,
+            first: next,
+            last: next.plus(-1),
+            duplicates: 0,
+            missing: 0,
+            next: None,
+        }
+    }
+
+    /// What the table has passed behind its last row is missing like what it passed between two.
+    fn goes_on_at(&mut self, next: Offset) {
+        self.next = Some(next);
+        self.missing += u64::try_from(next.since(self.last) - 1).unwrap_or(0);
+    }
+
+    /// Held against the log itself: what it still has before the first row is missing from the table.
+    #[must_use]
+    pub fn against_log(mut self, log_start: Offset) -> Self {
+        self.missing += u64::try_from(self.first.since(log_start)).unwrap_or(0);
+        self
     }
 }
 
@@ -108,6 +135,20 @@ mod tests {
         let all = audit(&[5, 6, 7, 0, 1, 2, 3, 4]);
         assert_eq!((all.rows, all.duplicates, all.missing), (8, 0, 0));
         assert_eq!((all.first, all.last), (Offset::new(0), Offset::new(7)));
+    }
+
+    #[test]
+    fn what_the_table_passed_at_either_end_is_missing_too() {
+        let mut end = audit(&[5, 6, 7]);
+        end.goes_on_at(Offset::new(10));
+        assert_eq!((end.missing, end.next), (2, Some(Offset::new(10))));
+        assert_eq!(end.against_log(Offset::new(3)).missing, 4);
+        assert_eq!(end.against_log(Offset::new(6)).missing, 2);
+
+        let mut nothing = PartitionAudit::without_rows(Offset::new(4));
+        nothing.goes_on_at(Offset::new(4));
+        assert_eq!((nothing.rows, nothing.missing), (0, 0));
+        assert_eq!(nothing.against_log(Offset::ZERO).missing, 4);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use iceberg::spec::DataFile;
 use std::sync::Arc;
 use varve_cluster::{TopicId, TopicName};
-use varve_log::{Batch, BatchError, Offset, records, split};
+use varve_log::{Batch, BatchError, Header, Offset, Record, records, split};
 
 /// Topic names may be as long as a file name may be; the folder has the whole name.
 const TOPIC_IN_FILE_NAME_BYTES: usize = 100;
@@ -45,6 +45,27 @@ pub struct Table {
     pub(crate) pending: Pending,
     pub(crate) in_doubt: Option<Prepared>,
     pub(crate) fenced: bool,
+    pub(crate) unopened: Unopened,
+}
+
+/// Batches that are what was sent (their CRC holds) and cannot be opened: a compressed batch is stored closed, and nobody
+/// can know before. The table passes them; each is told and counted once, however often it is read again.
+#[derive(Debug, Default)]
+pub(crate) struct Unopened {
+    told_below: Progress,
+    offsets: u64,
+}
+
+impl Unopened {
+    fn pass(&mut self, topic: &TopicName, partition: i32, header: &Header, cause: &BatchError) {
+        let told = self.told_below.entry(partition).or_insert(Offset::ZERO);
+        if header.base_offset < *told {
+            return;
+        }
+        *told = header.next_offset();
+        self.offsets += u64::try_from(header.last_offset_delta).unwrap_or(0) + 1;
+        tracing::error!(%topic, partition, from = header.base_offset.value(), to = header.last_offset().value(), %cause, "a batch cannot be opened: the table goes on without its records");
+    }
 }
 
 /// Rows that are not in the table yet, in the order in which they pass through.
@@ -137,6 +158,7 @@ impl Table {
             pending,
             in_doubt: None,
             fenced: false,
+            unopened: Unopened::default(),
         })
     }
 
@@ -194,7 +216,13 @@ impl Table {
         self.pending.columns.header_keys_mended()
     }
 
-    /// Takes whole record batches of one partition, as they stand in the log. What the table has is skipped.
+    /// Offsets of batches that could not be opened and were passed, since the table was opened.
+    pub fn unopened_offsets(&self) -> u64 {
+        self.unopened.offsets
+    }
+
+    /// Takes whole record batches of one partition, as they stand in the log. What the table has is skipped, and so is
+    /// a batch whose records cannot be opened.
     pub async fn push(&mut self, partition: i32, batches: &Bytes) -> Result<Pushed, PushError> {
         if self.fenced {
             return Err(PushError::Fenced);
@@ -234,11 +262,10 @@ impl Table {
         self.pending.next.get(&partition).copied()
     }
 
-    /// Nothing of a batch is taken unless all of it can be.
+    /// Nothing of a batch is taken unless all of it can be: one that cannot be opened is passed as a whole.
     fn take(&mut self, partition: i32, batch: &Batch) -> Result<u64, PushError> {
         let header = batch.header();
-        let from = self.next(partition);
-        let expected = from.unwrap_or(header.base_offset);
+        let expected = self.next(partition).unwrap_or(header.base_offset);
         if header.next_offset() <= expected {
             return Ok(0);
         }
@@ -251,18 +278,19 @@ impl Table {
         }
         let mut rows = 0;
         if !header.is_control() {
-            let opened = records(batch, self.settings.decompressed_bytes_max).and_then(Iterator::collect);
-            let mut opened: Vec<_> = opened.map_err(|cause| PushError::Corrupt {
-                partition,
-                from,
-                cause,
-            })?;
-            opened.retain(|record| record.offset >= expected);
-            self.pending.columns.append(partition, &opened);
-            rows = opened.len() as u64;
+            match open_whole(batch, self.settings.decompressed_bytes_max) {
+                Ok(opened) => rows = self.append(partition, expected, opened),
+                Err(cause) => self.unopened.pass(&self.topic.name, partition, header, &cause),
+            }
         }
         self.pending.next.insert(partition, header.next_offset());
         Ok(rows)
+    }
+
+    fn append(&mut self, partition: i32, from: Offset, mut opened: Vec<Record>) -> u64 {
+        opened.retain(|record| record.offset >= from);
+        self.pending.columns.append(partition, &opened);
+        opened.len() as u64
     }
 
     /// Moves the collected rows into the open file, and ends it when it is large or its schema is too small.
@@ -328,4 +356,16 @@ impl Table {
         }
         cause
     }
+}
+
+/// All records of a batch, each at an offset of its own among those that the batch was given.
+fn open_whole(batch: &Batch, decompressed_max: usize) -> Result<Vec<Record>, BatchError> {
+    let opened: Vec<Record> = records(batch, decompressed_max).and_then(Iterator::collect)?;
+    let offsets = || opened.iter().map(|record| record.offset);
+    let ascend = offsets().zip(offsets().skip(1)).all(|(one, next)| one < next);
+    let header = batch.header();
+    if !ascend || offsets().any(|at| at < header.base_offset || at > header.last_offset()) {
+        return Err(BatchError::Corrupt("records are not at the batch's offsets"));
+    }
+    Ok(opened)
 }

@@ -10,6 +10,7 @@
 
 use crate::compression::Codec;
 use crate::offsets::{LeaderEpoch, Offset, Timestamp};
+use crate::records::check_closed;
 use bytes::{Buf, Bytes};
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -175,6 +176,9 @@ impl Batch {
 
     /// What a client may send to one partition in one request: exactly one batch, no control records, offsets
     /// without gaps, a sequence if it has a producer id. Base offset and leader epoch are not looked at.
+    ///
+    /// Records that are not compressed are walked, so that nothing is taken that no consumer could read; compressed
+    /// ones stay closed (`docs/guarantees.md`).
     pub fn check_produced(records: Bytes) -> Result<Self, BatchError> {
         if records.is_empty() {
             return Err(BatchError::Invalid("no batch"));
@@ -192,6 +196,9 @@ impl Batch {
         }
         if header.has_producer() && (header.base_sequence < 0 || header.producer_epoch < 0) {
             return Err(BatchError::Invalid("producer id without a sequence"));
+        }
+        if header.codec() == Some(Codec::None) {
+            check_closed(&records[HEADER_BYTES..], header.record_count)?;
         }
         Ok(Self {
             bytes: records,
@@ -395,6 +402,20 @@ mod tests {
             let refused = Batch::check_produced(old.into()).unwrap_err();
             assert_eq!(refused, BatchError::UnsupportedMagic(magic.cast_signed()));
         }
+    }
+
+    #[test]
+    fn a_batch_whose_records_are_nonsense_under_a_good_crc_is_refused() {
+        let mut nonsense = produced().to_vec();
+        let header = Header::parse(&nonsense).unwrap();
+        nonsense[HEADER_BYTES..].fill(0xff);
+        seal_header(&mut nonsense, &header);
+
+        assert!(Batch::check(nonsense.clone().into()).is_ok());
+        assert!(matches!(
+            Batch::check_produced(nonsense.into()),
+            Err(BatchError::Invalid(_))
+        ));
     }
 
     #[test]

@@ -16,7 +16,10 @@ pub(crate) fn put(out: &mut Vec<u8>, value: i64) {
     }
 }
 
-/// At most ten bytes, as 64 bits need.
+/// As many as 64 bits need.
+pub(crate) const BYTES_MAX: usize = 10;
+
+/// At most [`BYTES_MAX`] bytes.
 pub(crate) fn take(from: &mut Bytes) -> Result<i64, BatchError> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {

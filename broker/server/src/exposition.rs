@@ -200,6 +200,11 @@ pub const FAMILIES: &[Family] = &[
         "Offsets that are committed but not yet in the table.",
         |b| tables(b, |table| table.lag),
     ),
+    counter(
+        "varve_table_skipped_records",
+        "Offsets of batches that could not be opened and are not in the table.",
+        |b| tables(b, |table| table.skipped),
+    ),
 ];
 
 fn offset(offset: varve_log::Offset) -> u64 {

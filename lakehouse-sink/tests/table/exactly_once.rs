@@ -1,6 +1,6 @@
 //! Each record is in the table exactly once, whatever the catalog does.
 
-use crate::lake::{Lake, NOON, batch, run};
+use crate::lake::{Lake, NOON, batch, packed, placed, run};
 use bytes::Bytes;
 use varve_cluster::TopicId;
 use varve_lakehouse_sink::catalog::simulated::Fault;
@@ -81,6 +81,35 @@ async fn bytes_that_are_no_batch_are_refused_and_the_rest_stays_good() {
     table.push(0, &run(2, 2)).await.unwrap();
     table.commit(NOON).await.unwrap();
     assert_eq!(lake.rows().await, [(0, 4, 4)]);
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_opened_is_passed_counted_once_and_missing_in_the_audit() {
+    let mut lake = Lake::new();
+    lake.settings.decompressed_bytes_max = 10_000;
+    let mut table = lake.writer().await;
+    let bomb = |base| placed(packed(&"0".repeat(20_000)), base);
+
+    // The first, one in the middle, and the last.
+    for (base, bytes) in [
+        (0, bomb(0)),
+        (1, run(1, 2)),
+        (3, bomb(3)),
+        (4, run(4, 1)),
+        (5, bomb(5)),
+    ] {
+        let pushed = table.push(0, &bytes).await.unwrap();
+        assert_eq!(pushed.next, Some(Offset::new(base + 1 + i64::from(base == 1))));
+        table.commit(NOON).await.unwrap();
+    }
+    table.push(0, &bomb(3)).await.unwrap();
+
+    assert_eq!((table.total_rows(), table.unopened_offsets()), (3, 3));
+    let (_, audit) = lake.audit().await[0];
+    assert_eq!((audit.rows, audit.missing, audit.duplicates), (3, 2, 0));
+    assert_eq!(audit.against_log(Offset::ZERO).missing, 3);
+    let again = lake.writer().await;
+    assert_eq!(again.progress(), &[(0, Offset::new(6))].into());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use varve_lakehouse_sink::catalog::{Catalog, WriterEpoch};
 use varve_lakehouse_sink::{
     Bucket, OpenError, PartitionAudit, Table, TableReader, TableSettings, TopicRef, ValueMode,
 };
-use varve_log::{Builder, LeaderEpoch, Offset, Timestamp};
+use varve_log::{Builder, Codec, LeaderEpoch, Offset, Timestamp};
 
 pub(crate) const ROOT: &str = "s3://bucket/prefix";
 pub(crate) const NOON: Timestamp = Timestamp::new(1_700_000_000_000);
@@ -133,6 +133,12 @@ pub(crate) fn batch(base: i64, values: &[&str]) -> Bytes {
         );
     }
     placed(builder.build(), base)
+}
+
+/// One record, gzipped.
+pub(crate) fn packed(value: &str) -> Bytes {
+    let builder = Builder::new(NOON).codec(Codec::Gzip);
+    builder.push(NOON, None, Some(value.as_bytes()), &[]).build()
 }
 
 /// `count` small records from offset `base` on.

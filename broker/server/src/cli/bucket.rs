@@ -27,6 +27,11 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
+    /// Whether a cluster has to be there: nobody named the bucket.
+    pub(super) fn asks_cluster(&self) -> bool {
+        self.bucket.is_none()
+    }
+
     /// What was given, or what the cluster itself uses.
     pub(super) fn locate(
         &self,

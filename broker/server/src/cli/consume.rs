@@ -63,6 +63,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         format,
         left: arguments.count.unwrap_or(u64::MAX),
         positions: starts.clone(),
+        unopened: 0,
     };
     let mut committed = BTreeMap::new();
     let mut consumer = Consumer::new(&mut client, &topic.name, starts, FetchLimits::default())?;
@@ -86,6 +87,11 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         leave_finished(&mut consumer, &stops);
     }
     bar.finish_and_clear();
+    anyhow::ensure!(
+        printer.unopened == 0,
+        "{} offsets were passed: their batches cannot be opened",
+        printer.unopened
+    );
     Ok(())
 }
 
@@ -177,6 +183,8 @@ struct Printer<W: Write> {
     left: u64,
     /// Behind the last record printed of each partition.
     positions: BTreeMap<i32, i64>,
+    /// Offsets passed because their batch could not be opened.
+    unopened: u64,
 }
 
 impl<W: Write> Printer<W> {
@@ -184,7 +192,16 @@ impl<W: Write> Printer<W> {
     fn print(&mut self, fetched: &Fetched, stop: i64) -> anyhow::Result<u64> {
         let mut printed = 0;
         for record in fetched.records() {
-            let record = record?;
+            let record = match record {
+                Ok(record) => record,
+                Err(unopened) if self.left == 0 || unopened.base >= stop => return Ok(printed),
+                Err(unopened) => {
+                    output::remark(&format!("{}-{}: {unopened}", self.topic, fetched.partition));
+                    self.positions.insert(fetched.partition, unopened.next);
+                    self.unopened += u64::try_from(unopened.next - unopened.base).unwrap_or(0);
+                    continue;
+                }
+            };
             if self.left == 0 || record.offset >= stop {
                 return Ok(printed);
             }

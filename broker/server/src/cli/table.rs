@@ -7,9 +7,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use varve_cluster::TopicId;
 use varve_lakehouse_sink::{PartitionAudit, TableReader};
+use varve_log::Offset;
 
 use super::Cluster;
 use super::bucket::{self, Metadata, Tables};
+use super::client::{At, Client};
 use super::output::{self, Table, cell};
 
 #[derive(Debug, Subcommand)]
@@ -117,25 +119,41 @@ fn next_offsets(metadata: &Value) -> BTreeMap<i32, i64> {
     serde_json::from_str(text).unwrap_or_default()
 }
 
+/// Where the log of each partition begins and ends.
+type Bounds = BTreeMap<i32, (Offset, Offset)>;
+
 fn audit(arguments: &OfTopic) -> anyhow::Result<()> {
     let (metadata, reader) = arguments.open()?;
     let topic_id = metadata.topic_id()?;
-    let audits = bucket::block_on(async { Ok(reader.audit(TopicId::new(topic_id)).await?) })?;
+    let mut audits = bucket::block_on(async { Ok(reader.audit(TopicId::new(topic_id)).await?) })?;
+    let bounds = if arguments.bucket.asks_cluster() {
+        log_bounds(&mut arguments.cluster.connect()?, &arguments.topic)?
+    } else {
+        Bounds::new()
+    };
+    for (index, audit) in &mut audits {
+        if let Some((start, _)) = bounds.get(index) {
+            *audit = audit.against_log(*start);
+        }
+    }
     let faults = audits.values().map(faults).sum::<u64>();
     if arguments.cluster.json {
         let partition = |(index, audit): (&i32, &PartitionAudit)| {
             json!({
                 "partition": index, "rows": audit.rows, "first": audit.first.value(), "last": audit.last.value(),
                 "duplicates": audit.duplicates, "missing": audit.missing,
-                "next": audit.next.map(varve_log::Offset::value),
+                "next": audit.next.map(Offset::value),
+                "log_start": bounds.get(index).map(|(start, _)| start.value()),
+                "log_end": bounds.get(index).map(|(_, end)| end.value()),
             })
         };
         output::print_json(&json!({
             "topic": arguments.topic, "metadata": metadata.location, "rows": reader.rows(), "exactly_once": faults == 0,
+            "to_come": (!bounds.is_empty()).then(|| to_come(&audits, &bounds)),
             "partitions": audits.iter().map(partition).collect::<Vec<_>>(),
         }))?;
     } else {
-        output::print(&audit_text(&metadata, &audits, faults))?;
+        output::print(&audit_text(&metadata, &audits, &bounds, faults))?;
     }
     anyhow::ensure!(
         faults == 0,
@@ -144,14 +162,39 @@ fn audit(arguments: &OfTopic) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn log_bounds(client: &mut Client, topic: &str) -> anyhow::Result<Bounds> {
+    let topic = client.topic(topic)?;
+    let (starts, ends) = (
+        client.ends(&topic, At::Earliest)?,
+        client.ends(&topic, At::Latest)?,
+    );
+    let both =
+        |(index, start): (i32, i64)| Some((index, (Offset::new(start), Offset::new(*ends.get(&index)?))));
+    Ok(starts.into_iter().filter_map(both).collect())
+}
+
+/// Offsets of the log that the table has not reached.
+fn to_come(audits: &BTreeMap<i32, PartitionAudit>, bounds: &Bounds) -> u64 {
+    let behind = |(index, (start, end)): (&i32, &(Offset, Offset))| {
+        let next = audits.get(index).and_then(|audit| audit.next).unwrap_or(*start);
+        u64::try_from(end.since(next.max(*start))).unwrap_or(0)
+    };
+    bounds.iter().map(behind).sum()
+}
+
 /// Rows that are there twice, offsets that are not there, and rows beyond what the table says it holds.
 /// A compacted or transactional topic has offsets without records: those show as missing, truly.
 fn faults(audit: &PartitionAudit) -> u64 {
     let beyond = audit.next.is_none_or(|next| next <= audit.last);
-    audit.duplicates + audit.missing + u64::from(beyond)
+    audit.duplicates + audit.missing + u64::from(beyond && audit.rows > 0)
 }
 
-fn audit_text(metadata: &Metadata, audits: &BTreeMap<i32, PartitionAudit>, faults: u64) -> String {
+fn audit_text(
+    metadata: &Metadata,
+    audits: &BTreeMap<i32, PartitionAudit>,
+    bounds: &Bounds,
+    faults: u64,
+) -> String {
     let mut table = Table::new([
         "partition",
         "rows",
@@ -160,8 +203,10 @@ fn audit_text(metadata: &Metadata, audits: &BTreeMap<i32, PartitionAudit>, fault
         "duplicates",
         "missing",
         "comes next",
+        "log",
     ]);
     for (index, audit) in audits {
+        let log = bounds.get(index).map(|(start, end)| format!("{start} to {end}"));
         table.row([
             index.to_string(),
             audit.rows.to_string(),
@@ -170,19 +215,22 @@ fn audit_text(metadata: &Metadata, audits: &BTreeMap<i32, PartitionAudit>, fault
             audit.duplicates.to_string(),
             audit.missing.to_string(),
             cell(audit.next),
+            cell(log),
         ]);
     }
-    let verdict = match faults {
-        0 => "every offset is there exactly once".to_owned(),
-        faults => format!("{faults} faults"),
+    let verdict = match (faults, to_come(audits, bounds)) {
+        (0, 0) => "every offset is there exactly once".to_owned(),
+        (0, behind) => {
+            format!("every offset so far is there exactly once; {behind} of the log are not in the table yet")
+        }
+        (faults, 0) => format!("{faults} faults"),
+        (faults, behind) => format!("{faults} faults; {behind} offsets of the log are not in the table yet"),
     };
     format!("{}\n\n{}\n{verdict}\n", metadata.location, table.render())
 }
 
 #[cfg(test)]
 mod tests {
-    use varve_log::Offset;
-
     use super::*;
 
     fn sound() -> PartitionAudit {
@@ -221,6 +269,20 @@ mod tests {
                 ..sound()
             }),
             3
+        );
+    }
+
+    #[test]
+    fn what_the_log_has_and_the_table_has_not_reached_is_still_to_come() {
+        let audits = BTreeMap::from([(0, sound())]);
+        let at = |start, end| (Offset::new(start), Offset::new(end));
+
+        assert_eq!(to_come(&audits, &Bounds::new()), 0);
+        assert_eq!(to_come(&audits, &Bounds::from([(0, at(0, 10))])), 0);
+        // Partition 1 has no row yet, and some of it is gone already.
+        assert_eq!(
+            to_come(&audits, &Bounds::from([(0, at(3, 14)), (1, at(5, 8))])),
+            7
         );
     }
 

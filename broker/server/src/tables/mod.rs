@@ -36,6 +36,8 @@ const PENDING_ROWS_MAX: u64 = 4_000_000;
 pub(crate) struct Status {
     pub(crate) rows: u64,
     pub(crate) lag: u64,
+    /// Offsets of batches that could not be opened, since the broker started.
+    pub(crate) skipped: u64,
 }
 
 /// Starts the thread that keeps the tables; encoding Parquet is long work that nothing else should wait for.
@@ -70,6 +72,7 @@ async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
                     broker: Arc::clone(&broker),
                     topic: topic.id,
                     stopped: stopped.clone(),
+                    skipped_before: 0,
                 };
                 kept.insert(topic.id, tokio::task::spawn_local(keeper.run()));
             }
@@ -97,6 +100,8 @@ struct Keeper {
     broker: Arc<Broker>,
     topic: TopicId,
     stopped: watch::Receiver<bool>,
+    /// By earlier tenures.
+    skipped_before: u64,
 }
 
 impl Keeper {
@@ -131,6 +136,18 @@ impl Keeper {
     async fn keep(&mut self, topic: &Topic, config: &TableConfig) -> anyhow::Result<()> {
         let (mut table, interval) = self.open(topic, config).await?;
         self.status(topic, &table, 0);
+        let kept = self.keep_open(topic, config, &mut table, interval).await;
+        self.skipped_before += table.unopened_offsets();
+        kept
+    }
+
+    async fn keep_open(
+        &mut self,
+        topic: &Topic,
+        config: &TableConfig,
+        table: &mut Table,
+        interval: Duration,
+    ) -> anyhow::Result<()> {
         loop {
             if self.pause(interval).await {
                 return Ok(());
@@ -140,8 +157,8 @@ impl Keeper {
                 // The next tenure begins with the new configuration.
                 Some(_) | None => return Ok(()),
             }
-            let lag = self.catch_up(topic, &mut table, interval).await?;
-            self.status(topic, &table, lag);
+            let lag = self.catch_up(topic, table, interval).await?;
+            self.status(topic, table, lag);
         }
     }
 
@@ -238,6 +255,7 @@ impl Keeper {
         let status = Status {
             rows: table.total_rows(),
             lag,
+            skipped: self.skipped_before + table.unopened_offsets(),
         };
         self.broker.tables.lock().insert(topic.name.to_string(), status);
     }

@@ -49,6 +49,7 @@ pub(super) async fn advance(
     for bytes in batches {
         match table.push(index, &bytes).await {
             Ok(pushed) => after = pushed.next.unwrap_or(after),
+            // Not even what was written: reading it again may bring better bytes, going on would hide a loss.
             Err(error @ PushError::Corrupt { .. }) => bail!(error),
             Err(error) => return Err(error.into()),
         }

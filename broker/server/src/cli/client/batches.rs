@@ -82,6 +82,7 @@ impl Draft {
 /// A whole batch out of a fetch, with the little of its header that moves a consumer on.
 pub(super) struct Stored {
     pub(super) bytes: Bytes,
+    pub(super) base_offset: i64,
     pub(super) next_offset: i64,
 }
 
@@ -89,8 +90,12 @@ pub(super) struct Stored {
 pub(super) fn split(records: &Bytes) -> Result<Vec<Stored>> {
     let stored = |batch: std::result::Result<Bytes, BatchError>| {
         let bytes = batch?;
-        let next_offset = BatchHeader::parse(&bytes)?.next_offset().value();
-        Ok(Stored { bytes, next_offset })
+        let header = BatchHeader::parse(&bytes)?;
+        Ok(Stored {
+            bytes,
+            base_offset: header.base_offset.value(),
+            next_offset: header.next_offset().value(),
+        })
     };
     varve_log::split(records)
         .map(|batch| stored(batch).map_err(corrupt))

@@ -63,13 +63,26 @@ pub(crate) struct Fetched {
     batches: Vec<Stored>,
 }
 
+/// A stored batch whose records cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the batch of offsets {base} to {} cannot be opened: {cause}", .next - 1)]
+pub(crate) struct Unopened {
+    pub(crate) base: i64,
+    /// The offset after it.
+    pub(crate) next: i64,
+    cause: Error,
+}
+
 impl Fetched {
-    /// The records from where the caller stands.
-    pub(crate) fn records(&self) -> impl Iterator<Item = Result<Record>> + '_ {
+    /// The records from where the caller stands. Behind a batch that cannot be opened the next one goes on.
+    pub(crate) fn records(&self) -> impl Iterator<Item = std::result::Result<Record, Unopened>> + '_ {
         self.batches.iter().flat_map(move |stored| {
             let (records, failure) = match batches::open(stored.bytes.clone()) {
                 Ok(records) => (records, None),
-                Err(error) => (Vec::new(), Some(error)),
+                Err(cause) => {
+                    let (base, next) = (stored.base_offset, stored.next_offset);
+                    (Vec::new(), Some(Unopened { base, next, cause }))
+                }
             };
             let seen = self.from;
             records
@@ -265,4 +278,40 @@ fn fetched_of(topic: &str, found: PartitionData, position: i64) -> Result<Fetche
 /// Reading again changes nothing, so anything that another attempt may heal is tried again.
 fn may_move(error: &Error) -> bool {
     error.is_passing() || matches!(error, Error::Lost { .. } | Error::Unreachable { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use varve_log::{Builder, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn behind_a_batch_that_cannot_be_opened_the_next_one_goes_on() {
+        let at = |base: i64, damage: u8| {
+            let batch = Builder::new(Timestamp::new(0)).push(Timestamp::new(0), None, Some(b"v"), &[]);
+            let mut bytes = batch.build().to_vec();
+            bytes[..8].copy_from_slice(&base.to_be_bytes());
+            let last = bytes.len() - 1;
+            bytes[last] ^= damage;
+            bytes
+        };
+        let run = Bytes::from([at(5, 0), at(6, 1), at(7, 0)].concat());
+        let fetched = Fetched {
+            partition: 0,
+            from: 5,
+            batches: batches::split(&run).unwrap(),
+        };
+
+        let seen: Vec<_> = fetched
+            .records()
+            .map(|one| {
+                one.map(|record| record.offset)
+                    .map_err(|passed| (passed.base, passed.next))
+            })
+            .collect();
+
+        assert_eq!(seen, [Ok(5), Err((6, 7)), Ok(7)]);
+    }
 }
