@@ -120,6 +120,11 @@ pub const FAMILIES: &[Family] = &[
         |b| one(b.partitions.all().len() as u64),
     ),
     gauge(
+        "kafka_server_replicamanager_offlinereplicacount",
+        "Partitions held whose log could not be opened: they stay closed, see the log of the node.",
+        |b| one(b.partitions.closed_count() as u64),
+    ),
+    gauge(
         "kafka_server_replicamanager_underreplicatedpartitions",
         "Partitions with fewer in-sync replicas than replicas.",
         |_| one(0),

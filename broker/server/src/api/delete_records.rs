@@ -1,7 +1,7 @@
 //! DeleteRecords: the log begins later, here and in the bucket. The start is committed before it is answered.
 
 use super::Caller;
-use super::topics::{TopicKey, missing};
+use super::topics::{TopicKey, not_served};
 use crate::broker::Broker;
 use crate::wire::ErrorCode;
 use crate::wire::delete_records::response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
@@ -57,7 +57,7 @@ async fn delete(
     }
     let partition = broker
         .partition(topic.id, index)
-        .ok_or_else(|| missing(&topic, index))?;
+        .ok_or_else(|| not_served(broker, &topic, index))?;
     let high_watermark = partition.offsets().high_watermark;
     let before = if before == HIGH_WATERMARK {
         high_watermark

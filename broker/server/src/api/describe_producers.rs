@@ -1,7 +1,7 @@
 //! DescribeProducers: the idempotent producers a partition remembers.
 
 use super::Caller;
-use super::topics::missing;
+use super::topics::not_served;
 use crate::broker::Broker;
 use crate::partition::Partition;
 use crate::wire::ErrorCode;
@@ -61,7 +61,7 @@ fn find(
         .ok_or(ErrorCode::UnknownTopicOrPartition)?;
     broker
         .partition(topic.id, index)
-        .ok_or_else(|| missing(topic, index))
+        .ok_or_else(|| not_served(broker, topic, index))
 }
 
 fn active(partition: &Partition) -> Vec<ProducerState> {

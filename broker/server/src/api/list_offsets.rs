@@ -1,7 +1,7 @@
 //! ListOffsets: where a partition begins, ends, or reaches a point in time; the same answer from disk and bucket.
 
 use super::Caller;
-use super::topics::{TopicKey, check_epoch, missing};
+use super::topics::{TopicKey, check_epoch, not_served};
 use crate::broker::Broker;
 use crate::partition::Partition;
 use crate::wire::ErrorCode;
@@ -93,7 +93,7 @@ async fn look_up(
     let index = asked.partition_index;
     let partition = broker
         .partition(topic.id, index)
-        .ok_or_else(|| missing(topic, index))?;
+        .ok_or_else(|| not_served(broker, topic, index))?;
     check_epoch(asked.current_leader_epoch, partition.leader_epoch())?;
     let offsets = partition.offsets();
     let at = |offset: Offset| Some((offset, Timestamp::NONE));

@@ -1,7 +1,7 @@
 //! OffsetForLeaderEpoch: where the largest epoch not above the asked one ends (KIP-101, KIP-279, KIP-320).
 
 use super::Caller;
-use super::topics::{TopicKey, check_epoch, missing};
+use super::topics::{TopicKey, check_epoch, not_served};
 use crate::broker::Broker;
 use crate::wire::ErrorCode;
 use crate::wire::offset_for_leader_epoch::request::OffsetForLeaderPartition;
@@ -65,7 +65,7 @@ fn end_of(
     let topic = topic.as_ref().map_err(|code| *code)?;
     let partition = broker
         .partition(topic.id, asked.partition)
-        .ok_or_else(|| missing(topic, asked.partition))?;
+        .ok_or_else(|| not_served(broker, topic, asked.partition))?;
     check_epoch(asked.current_leader_epoch, partition.leader_epoch())?;
     let epoch = LeaderEpoch::new(asked.leader_epoch);
     let found = partition.with_log(|log| log.epochs().end_offset_for(epoch, log.log_end()));

@@ -1,6 +1,6 @@
 //! Produce: batches in, offsets out, acknowledged as `acks` asked.
 
-use super::topics::{TopicKey, missing};
+use super::topics::{TopicKey, not_served};
 use super::{Answer, Caller};
 use crate::broker::Broker;
 use crate::partition::{Accepted, Goal};
@@ -135,7 +135,7 @@ impl Appender<'_> {
         let partition = self
             .broker
             .partition(topic.id, data.index)
-            .ok_or_else(|| missing(topic, data.index))?;
+            .ok_or_else(|| not_served(self.broker, topic, data.index))?;
         let records = data
             .records
             .and_then(wire::Records::into_bytes)

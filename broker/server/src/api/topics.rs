@@ -1,5 +1,6 @@
 //! From a topic as a request names it (by name, or by id in newer versions) to the topic as metadata knows it.
 
+use crate::broker::Broker;
 use crate::wire::ErrorCode;
 use kafka_protocol::protocol::StrBytes;
 use std::cmp::Ordering;
@@ -37,6 +38,14 @@ pub(super) fn missing(topic: &Topic, index: i32) -> ErrorCode {
         Some(_) => ErrorCode::NotLeaderOrFollower,
         None => ErrorCode::UnknownTopicOrPartition,
     }
+}
+
+/// The same where the broker is at hand, which knows one more reason: the log is here and could not be opened.
+pub(super) fn not_served(broker: &Broker, topic: &Topic, index: i32) -> ErrorCode {
+    if broker.partitions.is_closed(topic.id, index) {
+        return ErrorCode::KafkaStorageError;
+    }
+    missing(topic, index)
 }
 
 /// A client that knows another leader epoch must look again (KIP-320); -1 knows none.

@@ -11,7 +11,7 @@ use crate::topic_settings;
 use anyhow::Context as _;
 use imbl::ordmap::DiffItem;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -23,12 +23,18 @@ use varve_log::{Disk, Log, Offset, Settings};
 /// Changes of metadata that may wait for the keeper; proposals wait for their own.
 const WAITING_MAX: usize = 1024;
 
-type Map = HashMap<(TopicId, i32), Arc<Partition>>;
+#[derive(Debug, Default)]
+struct Map {
+    open: HashMap<(TopicId, i32), Arc<Partition>>,
+    /// Ours by metadata, and their logs could not be opened: damaged, or on a disk that does not answer. They stay as they
+    /// are and the rest of the node runs; each is tried again when its topic's metadata changes.
+    closed: HashSet<(TopicId, i32)>,
+}
 
 /// See the module's first line.
 #[derive(Debug)]
 pub(crate) struct Partitions {
-    open: Arc<RwLock<Map>>,
+    map: Arc<RwLock<Map>>,
     keeper: Mutex<Option<Running>>,
 }
 
@@ -46,7 +52,7 @@ pub(crate) struct Keeper {
     dirs: LogDirs,
     disk: Arc<dyn Disk>,
     syncer: Arc<Syncer>,
-    open: Arc<RwLock<Map>>,
+    map: Arc<RwLock<Map>>,
     /// The metadata the map agrees with.
     seen: State,
 }
@@ -71,7 +77,7 @@ impl Keeper {
             dirs,
             disk,
             syncer,
-            open: Arc::default(),
+            map: Arc::default(),
             seen: State::new(""),
         }
     }
@@ -82,7 +88,7 @@ impl Keeper {
         self.open_all(view)?;
         self.seen = view.clone();
         let (keeper, changes) = mpsc::sync_channel::<Change>(WAITING_MAX);
-        let open = Arc::clone(&self.open);
+        let map = Arc::clone(&self.map);
         let thread = std::thread::Builder::new()
             .name("partitions".to_owned())
             .spawn(move || {
@@ -93,7 +99,7 @@ impl Keeper {
                 }
             })?;
         let keeper = Mutex::new(Some(Running(keeper, thread)));
-        Ok(Partitions { open, keeper })
+        Ok(Partitions { map, keeper })
     }
 
     fn open_all(&self, view: &State) -> anyhow::Result<()> {
@@ -110,14 +116,14 @@ impl Keeper {
                     scope.spawn(move || {
                         share
                             .iter()
-                            .try_for_each(|(topic, index)| self.open(view, topic, *index))
+                            .for_each(|(topic, index)| self.open_or_leave_closed(view, topic, *index));
                     })
                 })
                 .collect();
             workers.into_iter().try_for_each(|worker| {
                 worker
                     .join()
-                    .map_err(|_panic| anyhow::anyhow!("a log could not be opened"))?
+                    .map_err(|_panic| anyhow::anyhow!("a log could not be opened"))
             })
         })
     }
@@ -152,7 +158,7 @@ impl Keeper {
 
     fn agree(&self, view: &State, topic: &Arc<Topic>) {
         for index in self.mine(topic) {
-            let open = self.open.read().get(&(topic.id, index)).cloned();
+            let open = self.map.read().open.get(&(topic.id, index)).cloned();
             match open {
                 Some(partition) => {
                     partition.configure(topic_settings::of(&self.config, view, topic));
@@ -160,16 +166,27 @@ impl Keeper {
                         partition.apply(metadata, self.clock.now());
                     }
                 }
-                None => {
-                    if let Err(error) = self.open(view, topic, index) {
-                        tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "the partition cannot be opened");
-                    }
-                }
+                None => self.open_or_leave_closed(view, topic, index),
             }
         }
     }
 
-    fn open(&self, view: &State, topic: &Topic, index: i32) -> anyhow::Result<()> {
+    fn open_or_leave_closed(&self, view: &State, topic: &Topic, index: i32) {
+        let id = (topic.id, index);
+        match self.open(view, topic, index) {
+            Ok(partition) => {
+                let mut map = self.map.write();
+                map.closed.remove(&id);
+                map.open.insert(id, Arc::new(partition));
+            }
+            Err(error) => {
+                tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "the partition cannot be opened and stays closed");
+                self.map.write().closed.insert(id);
+            }
+        }
+    }
+
+    fn open(&self, view: &State, topic: &Topic, index: i32) -> anyhow::Result<Partition> {
         let metadata = topic.partition(index).context("metadata has no such partition")?;
         let config = topic_settings::of(&self.config, view, topic);
         let settings = topic_settings::log(&config, self.config.flush);
@@ -181,9 +198,7 @@ impl Keeper {
             index,
         };
         let flush = (self.config.flush, Arc::clone(&self.syncer));
-        let partition = Partition::new(id, self.me, log, config, flush, (metadata, self.clock.now()));
-        self.open.write().insert((topic.id, index), Arc::new(partition));
-        Ok(())
+        Ok(Partition::new(id, self.me, log, config, flush, (metadata, self.clock.now())))
     }
 
     /// What is in the bucket was committed: a local log that ends before it has lost data (a replaced disk), and
@@ -207,10 +222,15 @@ impl Keeper {
 
     fn remove(&self, topic: &Topic) {
         for index in self.mine(topic) {
-            let Some(partition) = self.open.write().remove(&(topic.id, index)) else {
-                continue;
+            let (open, was_closed) = {
+                let (mut map, id) = (self.map.write(), (topic.id, index));
+                (map.open.remove(&id), map.closed.remove(&id))
             };
-            partition.close();
+            match open {
+                Some(partition) => partition.close(),
+                None if was_closed => {}
+                None => continue,
+            }
             if let Err(error) = self.dirs.delete(&topic.name, topic.id, index) {
                 tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "a deleted partition's files are still there");
             }
@@ -221,12 +241,22 @@ impl Keeper {
 impl Partitions {
     /// A partition held here.
     pub(crate) fn get(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
-        self.open.read().get(&(topic, index)).cloned()
+        self.map.read().open.get(&(topic, index)).cloned()
     }
 
     /// All of them, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
-        self.open.read().values().cloned().collect()
+        self.map.read().open.values().cloned().collect()
+    }
+
+    /// Whether a partition is held here and could not be opened.
+    pub(crate) fn is_closed(&self, topic: TopicId, index: i32) -> bool {
+        self.map.read().closed.contains(&(topic, index))
+    }
+
+    /// How many those are.
+    pub(crate) fn closed_count(&self) -> usize {
+        self.map.read().closed.len()
     }
 
     /// Returns when this broker's partitions agree with `view` or something newer.

@@ -1,15 +1,18 @@
 //! The client against a node in this process.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
 use tempfile::TempDir;
 use varve_log::Codec;
 
 use super::{
     Acks, At, Client, Consumer, Error, FetchLimits, NewRecord, NewTopic, Producer, ProducerSettings, Record,
-    Waits, with_port,
+    Waits, topic_key, with_port,
 };
 use crate::config::Config;
 use crate::node::Node;
@@ -18,12 +21,15 @@ use crate::node::Node;
 struct Stage {
     client: Client,
     node: Option<Node>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Stage {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    fn on(dir: TempDir) -> Self {
         let data = dir.path().join("data").display().to_string();
         let config = Config::from_properties(&[
             ("process.roles", "broker,controller"),
@@ -37,8 +43,16 @@ impl Stage {
         Self {
             client,
             node: Some(node),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// Stops the node, changes its files, and starts it again.
+    fn restart_after(mut self, change: impl FnOnce(&Path)) -> Self {
+        self.node.take().unwrap().shutdown();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        change(&dir.path().join("data"));
+        Self::on(dir)
     }
 
     fn create(&mut self, name: &str, partitions: i32) {
@@ -227,4 +241,52 @@ fn no_address_at_all_is_an_error_not_a_panic() {
         Client::connect(" , ", Waits::default()),
         Err(Error::Usage(_))
     ));
+}
+
+/// The error a partition's leader has for a question about its log.
+fn asked(stage: &mut Stage, topic: &str) -> i16 {
+    let partition = ListOffsetsPartition::default().with_timestamp(-1);
+    let of_topic = ListOffsetsTopic::default()
+        .with_name(topic_key(topic))
+        .with_partitions(vec![partition]);
+    let request = ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_topics(vec![of_topic]);
+    let answer = stage.client.open_broker(1).unwrap().call(&request).unwrap();
+    answer.topics[0].partitions[0].error_code
+}
+
+#[test]
+fn one_damaged_partition_stays_closed_and_the_rest_of_the_node_runs() {
+    let mut stage = Stage::new();
+    let one_a_batch = || ProducerSettings {
+        batch_bytes: 1,
+        ..ProducerSettings::default()
+    };
+    for topic in ["damaged", "sound"] {
+        stage.create(topic, 1);
+        stage.produce(topic, one_a_batch(), (0..20).map(record));
+    }
+
+    // As after a kill -9: no checkpoint, so the whole log is looked at.
+    let mut stage = stage.restart_after(|data| {
+        let partition = data.join("damaged-0");
+        std::fs::remove_file(partition.join("checkpoint")).unwrap();
+        let log = partition.join("00000000000000000000.log");
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[200] ^= 1;
+        std::fs::write(&log, bytes).unwrap();
+    });
+
+    assert_eq!(
+        asked(&mut stage, "damaged"),
+        ResponseError::KafkaStorageError.code()
+    );
+    assert_eq!(asked(&mut stage, "sound"), 0);
+    stage.produce("sound", one_a_batch(), (20..30).map(record));
+    assert_eq!(stage.consume("sound")[&0].len(), 30);
+    // Somebody who has given the data up can have the name back.
+    stage.client.delete_topic("damaged").unwrap();
+    stage.create("damaged", 1);
+    assert_eq!(asked(&mut stage, "damaged"), 0);
 }
