@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub use keys::{KEYS, find};
 pub use values::{Column, ColumnType, TimestampType, ValueMode};
 
+const NO_COMPACTION: &str = "only internal topics are compacted; write delete";
+
 /// What a topic itself sets: key to value, as given.
 pub type Overrides = imbl::OrdMap<String, String>;
 
@@ -109,11 +111,7 @@ pub fn check(overrides: &Overrides, internal_topic: bool) -> Result<(), ConfigEr
     }
     let cleanup = overrides.get("cleanup.policy").map(String::as_str);
     if !internal_topic && cleanup.is_some_and(values::compacts) {
-        return Err(invalid(
-            "cleanup.policy",
-            "compact",
-            "compaction is not available for this topic",
-        ));
+        return Err(invalid("cleanup.policy", "compact", NO_COMPACTION));
     }
     // Local retention against retention is only judged when the topic sets both: the rest depends on
     // the broker, and `resolve` judges it there.
@@ -191,7 +189,8 @@ pub fn resolve(
         message_timestamp_before_max_ms: given.long("message.timestamp.before.max.ms")?,
         message_timestamp_after_max_ms: given.long("message.timestamp.after.max.ms")?,
         index_interval_bytes: given.int("index.interval.bytes")?,
-        compacted: values::compacts(cleanup),
+        // A broker's default from before it was refused changes nothing for ordinary topics.
+        compacted: internal_topic && values::compacts(cleanup),
         min_insync_replicas: given.int("min.insync.replicas")?,
         unclean_leader_election: given.flag("unclean.leader.election.enable"),
         remote_storage: given.flag("remote.storage.enable"),
@@ -228,7 +227,12 @@ pub fn check_broker_default(name: &str, value: &str) -> Option<Result<(), String
     let of_name = |key: &'static Key| key.synonyms.iter().find(|s| s.name == name).map(|s| (key, s));
     let (key, synonym) = KEYS.iter().find_map(of_name)?;
     let checked = synonym.scaled(value).map_err(|error| error.to_string());
-    Some(checked.and_then(|scaled| (key.check)(&scaled)))
+    let judged = checked.and_then(|scaled| (key.check)(&scaled).map(|()| scaled));
+    Some(judged.and_then(|scaled| match key.name {
+        // Internal topics say so themselves; for all others it would only be the end of retention.
+        "cleanup.policy" if values::compacts(&scaled) => Err(NO_COMPACTION.to_owned()),
+        _ => Ok(()),
+    }))
 }
 
 /// The broker keys that give topics their defaults.
@@ -410,6 +414,11 @@ mod tests {
                 .is_err()
         );
         assert!(check_broker_default("log.segment.bytes", "1").unwrap().is_err());
+        for compacts in ["compact", "compact,delete", "delete, compact"] {
+            let judged = check_broker_default("log.cleanup.policy", compacts).unwrap();
+            assert!(judged.unwrap_err().contains("delete"), "{compacts}");
+        }
+        assert_eq!(check_broker_default("log.cleanup.policy", "delete"), Some(Ok(())));
         assert_eq!(check_broker_default("log.dirs", "/data"), None);
         assert!(broker_default_keys().any(|key| key == "log.roll.hours"));
     }

@@ -271,6 +271,12 @@ mod tests {
             (set("log.retention.hours", "1"), ErrorCode::InvalidRequest),
             (set("no.such.key", "1"), ErrorCode::InvalidConfig),
             (set("log.retention.ms", "soon"), ErrorCode::InvalidRequest),
+            (set("log.cleanup.policy", "compact"), ErrorCode::InvalidRequest),
+            (
+                set("log.cleanup.policy", "compact,delete"),
+                ErrorCode::InvalidRequest,
+            ),
+            (append("log.cleanup.policy", "compact"), ErrorCode::InvalidRequest),
         ] {
             assert_eq!(
                 judge(&view, broker, std::slice::from_ref(&op)).unwrap_err().error,
