@@ -44,7 +44,12 @@ async fn log_start(
     let now = broker.clock.now();
     let offsets = partition.offsets();
     let (sealed, bytes) = partition.with_log(|log| (log.sealed(), log.bytes()));
-    let Some(tier) = broker.tier.as_ref().filter(|_| config.remote_storage) else {
+    // A topic that is no longer tiered may still have history in the bucket: it is part of the log, is read from there, and
+    // goes as retention says. (Kafka refuses to turn tiering off unless the history goes at once, by
+    // `remote.log.delete.on.disable`; here the bucket is what is kept.)
+    let pointer = partition.tier();
+    let is_tiered = config.remote_storage || pointer.is_some();
+    let Some(tier) = broker.tier.as_ref().filter(|_| is_tiered) else {
         let local = Local {
             sealed: &sealed,
             bytes,
@@ -53,7 +58,7 @@ async fn log_start(
         };
         return Ok(drop_before(&local, &whole(config), Tiering::Off, now));
     };
-    let Some(pointer) = partition.tier() else {
+    let Some(pointer) = pointer else {
         return Ok(None);
     };
     let limits = Limits {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
@@ -30,14 +31,20 @@ impl Stage {
     }
 
     fn on(dir: TempDir) -> Self {
+        Self::with(dir, &[])
+    }
+
+    fn with(dir: TempDir, more: &[(&str, &str)]) -> Self {
         let data = dir.path().join("data").display().to_string();
-        let config = Config::from_properties(&[
+        let mut pairs = vec![
             ("process.roles", "broker,controller"),
             ("node.id", "1"),
             ("listeners", "PLAINTEXT://127.0.0.1:0"),
-            ("log.dirs", &data),
+            ("log.dirs", &*data),
             ("varve.http.listener", "none"),
-        ]);
+        ];
+        pairs.extend(more);
+        let config = Config::from_properties(&pairs);
         let node = Node::start(config.unwrap()).unwrap();
         let client = Client::connect(&node.bootstrap().to_string(), Waits::default()).unwrap();
         Self {
@@ -158,7 +165,7 @@ fn without_acknowledgement_records_arrive_all_the_same() {
         assert_eq!(stage.produce("t", settings, (0..100).map(record)), 100);
     }
     let topic = stage.client.topic("t").unwrap();
-    super::pause(std::time::Duration::from_millis(300));
+    super::pause(Duration::from_millis(300));
 
     assert_eq!(stage.client.ends(&topic, At::Latest).unwrap()[&0], 200);
 }
@@ -289,4 +296,57 @@ fn one_damaged_partition_stays_closed_and_the_rest_of_the_node_runs() {
     stage.client.delete_topic("damaged").unwrap();
     stage.create("damaged", 1);
     assert_eq!(asked(&mut stage, "damaged"), 0);
+}
+
+#[test]
+fn history_in_the_bucket_goes_by_retention_also_when_tiering_was_turned_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = format!("file://{}/bucket", dir.path().display());
+    let more = [
+        ("varve.bucket", &*bucket),
+        ("log.retention.check.interval.ms", "100"),
+    ];
+    let mut stage = Stage::with(dir, &more);
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let new = NewTopic {
+        name: "t",
+        partitions: Some(1),
+        configs: vec![
+            pair("internal.segment.bytes", "2000"),
+            pair("local.retention.bytes", "1"),
+            pair("retention.ms", "-1"),
+        ],
+        ..NewTopic::default()
+    };
+    stage.client.create_topic(&new).unwrap();
+    let settings = ProducerSettings {
+        batch_bytes: 500,
+        ..ProducerSettings::default()
+    };
+    stage.produce("t", settings, (0..1_000).map(record));
+    let topic = stage.client.topic("t").unwrap();
+    let mut wait_until = |at, enough: i64| {
+        let begun = Instant::now();
+        while stage.client.ends(&topic, at).unwrap()[&0] < enough {
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{at:?} stays below {enough}"
+            );
+            super::pause(Duration::from_millis(50));
+        }
+    };
+    wait_until(At::EarliestLocal, 900);
+
+    // More than what is left on the local disk, and less than there is in both tiers.
+    let value = |value: &str| Some(value.to_owned());
+    let set = [
+        ("remote.storage.enable".to_owned(), value("false")),
+        ("retention.bytes".to_owned(), value("20000")),
+    ];
+    let address = stage.node.as_ref().unwrap().bootstrap().to_string();
+    let mut other = Client::connect(&address, Waits::default()).unwrap();
+    other.alter_topic_configs("t", &set.into()).unwrap();
+
+    wait_until(At::Earliest, 1);
+    assert!(other.ends(&topic, At::Earliest).unwrap()[&0] < 900);
 }
