@@ -3,7 +3,7 @@
 use crate::Chance;
 use crate::credentials::{Credentials, standard_chain};
 use crate::store::{Patience, Reason, Store};
-use crate::store_error::{Cause, CauseKind, StoreError};
+use crate::store_error::{Cause, CauseKind, NO_SUCH_BUCKET, StoreError};
 use bytes::Bytes;
 use object_store::aws::{AmazonS3Builder, AwsCredentialProvider, Checksum};
 use object_store::local::LocalFileSystem;
@@ -13,6 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use url::Url;
 use uuid::Uuid;
+
+/// What S3 and its kin say when a request was signed for another region than the bucket's.
+const OTHER_REGION: [&str; 4] = [
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraint",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+];
 
 /// The `varve.bucket*` keys as they were given.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +62,15 @@ pub enum BucketError {
         url: String,
         endpoint: String,
         action: &'static str,
+        cause: String,
+    },
+    #[error(
+        "bucket is in another region than these requests; set varve.bucket.region to the bucket's. varve.bucket.region={region}, varve.bucket={url}, endpoint={endpoint}, cause={cause}"
+    )]
+    Region {
+        region: String,
+        url: String,
+        endpoint: String,
         cause: String,
     },
     #[error(
@@ -268,11 +285,23 @@ impl Where<'_> {
             StoreError::Corrupt { reason, .. } => return self.unsound(reason),
             StoreError::NotApplied(cause) | StoreError::Unknown(cause) => cause,
         };
-        let Cause { kind, text: cause } = cause;
-        if kind == CauseKind::Refused
-            && (cause.contains("NoSuchBucket") || cause.contains("bucket does not exist"))
-        {
-            return BucketError::Missing { url, endpoint };
+        let Cause {
+            kind,
+            code,
+            text: cause,
+        } = cause;
+        match code.as_deref() {
+            Some(NO_SUCH_BUCKET) => return BucketError::Missing { url, endpoint },
+            Some(code) if OTHER_REGION.contains(&code) => {
+                let region = self.config.region.as_deref().unwrap_or("(not set)").to_owned();
+                return BucketError::Region {
+                    region,
+                    url,
+                    endpoint,
+                    cause,
+                };
+            }
+            Some(_) | None => {}
         }
         match kind {
             CauseKind::Refused => BucketError::Refused {
@@ -410,6 +439,17 @@ mod tests {
         let error = open_s3(&server(refused).await).await;
         assert!(matches!(error, BucketError::Refused { .. }), "{error}");
         assert!(error.to_string().contains("SignatureDoesNotMatch") && !error.to_string().contains('\n'));
+
+        let unknown_key = "HTTP/1.1 404 Not Found\r\nContent-Length: 46\r\nConnection: close\r\n\r\n\
+                           <Error><Code>InvalidAccessKeyId</Code></Error>";
+        let error = open_s3(&server(unknown_key).await).await;
+        assert!(matches!(error, BucketError::Refused { .. }), "{error}");
+
+        let elsewhere = "HTTP/1.1 400 Bad Request\r\nContent-Length: 56\r\nConnection: close\r\n\r\n\
+                         <Error><Code>AuthorizationHeaderMalformed</Code></Error>";
+        let error = open_s3(&server(elsewhere).await).await;
+        assert!(matches!(error, BucketError::Region { .. }), "{error}");
+        assert!(error.to_string().contains("set varve.bucket.region"), "{error}");
 
         let error = open_s3("http://127.0.0.1:1").await;
         assert!(matches!(error, BucketError::Unreachable { .. }), "{error}");

@@ -37,6 +37,7 @@ impl From<Stopped> for StoreFailure {
     fn from(_: Stopped) -> Self {
         Self::Store(StoreError::NotApplied(Cause {
             kind: CauseKind::Other,
+            code: None,
             text: "broker is stopping".to_owned(),
         }))
     }

@@ -375,6 +375,7 @@ impl Store {
             );
             return Err(StoreError::NotApplied(Cause {
                 kind: CauseKind::Busy,
+                code: None,
                 text,
             }));
         }
@@ -518,6 +519,7 @@ impl Parts {
         let text = format!("upload in parts has ended. key={}", self.key);
         StoreError::NotApplied(Cause {
             kind: CauseKind::Other,
+            code: None,
             text,
         })
     }

@@ -2,6 +2,9 @@
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+/// S3's name for a bucket that is not there.
+pub(crate) const NO_SUCH_BUCKET: &str = "NoSuchBucket";
+
 /// By what the caller does next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -23,6 +26,8 @@ pub enum StoreError {
 #[error("{text}")]
 pub struct Cause {
     pub kind: CauseKind,
+    /// S3's own name for it, if the server sent one.
+    pub code: Option<String>,
     pub text: String,
 }
 
@@ -44,6 +49,13 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    fn code(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => s3_code(&error.to_string()),
+            Self::Slow => None,
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Store(error) => one_line(error),
@@ -68,12 +80,25 @@ pub(crate) fn for_read(key: &str, fault: Fault) -> StoreError {
 }
 
 pub(crate) fn for_write(key: &str, fault: Fault) -> StoreError {
+    let (code, said) = (fault.code(), fault.text());
     match classify(key, fault) {
-        // There is nothing to miss when writing but the bucket.
+        // There is nothing to miss when writing but the bucket, or whom the server takes us for: some answer an
+        // unknown access key with 404 as well.
         StoreError::Missing { key } => {
-            let text = format!("bucket does not exist. key={key}");
+            let of_bucket = code
+                .as_deref()
+                .is_none_or(|code| matches!(code, "NoSuchBucket" | "NoSuchKey"));
+            let (code, text) = if of_bucket {
+                (
+                    Some(NO_SUCH_BUCKET.to_owned()),
+                    format!("bucket does not exist. key={key}"),
+                )
+            } else {
+                (code, format!("{said}. key={key}"))
+            };
             StoreError::NotApplied(Cause {
                 kind: CauseKind::Refused,
+                code,
                 text,
             })
         }
@@ -84,8 +109,10 @@ pub(crate) fn for_write(key: &str, fault: Fault) -> StoreError {
 fn classify(key: &str, fault: Fault) -> StoreError {
     use object_store::Error;
     let text = format!("{}. key={key}", fault.text());
+    let code = fault.code();
     let cause = |kind| Cause {
         kind,
+        code: code.clone(),
         text: text.clone(),
     };
     let error = match fault {
@@ -128,15 +155,24 @@ fn chain<'a>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// Code and message of the error document that S3 answers with, if `text` has one.
-fn s3_error(text: &str) -> Option<String> {
+/// The text of an element of the error document that S3 answers with, if `text` has one.
+fn s3_element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let document = &text[text.find("<Error>")?..];
-    let element = |name: &str| {
-        let (_, rest) = document.split_once(&format!("<{name}>"))?;
-        Some(rest.split_once(&format!("</{name}>"))?.0)
-    };
-    let code = element("Code")?;
-    Some(element("Message").map_or_else(|| code.to_owned(), |message| format!("{code}: {message}")))
+    let (_, rest) = document.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once(&format!("</{name}>"))?.0)
+}
+
+fn s3_code(text: &str) -> Option<String> {
+    s3_element(text, "Code").map(|code| code.trim().to_owned())
+}
+
+/// Code and message of the error document.
+fn s3_error(text: &str) -> Option<String> {
+    let code = s3_code(text)?;
+    Some(match s3_element(text, "Message") {
+        Some(message) => format!("{code}: {message}"),
+        None => code,
+    })
 }
 
 /// Server errors carry pages of XML; a log line wants the sentence.

@@ -331,6 +331,7 @@ mod tests {
         let away = || {
             let cause = Cause {
                 kind: CauseKind::Unreachable,
+                code: None,
                 text: "refused".to_owned(),
             };
             Event::StoreFailed(StoreError::NotApplied(cause))
