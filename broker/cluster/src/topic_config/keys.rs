@@ -194,7 +194,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::String,
         default: "",
         synonyms: &[],
-        doc: "Columns of the table taken from JSON values, as name:type, name:type. Empty: inferred.",
+        doc: "Columns of the table taken from JSON values, as name:type, name:type; a type is boolean, long, double or string. Empty: inferred.",
         hidden: false,
         check: values::column_list,
     },

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use varve_cluster::BrokerId;
 use varve_cluster::controller::{Command, ConfigOp, ConfigResource, State};
-use varve_cluster::topic_config::{self, Overrides};
+use varve_cluster::topic_config::{self, ColumnType, Overrides, TableConfig};
 
 use super::config_entries;
 use super::refusal::{Refusal, rehearse};
@@ -168,6 +168,7 @@ pub(super) fn check_topic(
     topic_config::check(overrides, internal)?;
     let inherited = |key: &str| topic_settings::broker_value(config, view, key);
     let resolved = topic_config::resolve(overrides, internal, &inherited)?;
+    check_columns(overrides, resolved.table.as_ref())?;
     if config.bucket.is_some() {
         return Ok(());
     }
@@ -181,6 +182,36 @@ pub(super) fn check_topic(
         }
     }
     Ok(())
+}
+
+/// A column is made with the type it was asked for, or not at all. Judged here and not where a stored configuration is
+/// read: a topic that was given such a column before keeps the wider one it got.
+fn check_columns(overrides: &Overrides, table: Option<&TableConfig>) -> Result<(), Refusal> {
+    let columns = table.map_or(&[][..], |table| &table.columns);
+    let Some((column, instead)) = columns
+        .iter()
+        .find_map(|column| Some((column, instead_of(column.kind)?)))
+    else {
+        return Ok(());
+    };
+    let given = overrides.get("varve.table.columns").map_or("", String::as_str);
+    let message = format!(
+        "Invalid value {given} for configuration varve.table.columns: columns are boolean, long, double or string so far; \
+         give {} the type {instead}",
+        column.name
+    );
+    Err(Refusal::new(ErrorCode::InvalidConfig, message))
+}
+
+/// What to write for a type that no column can have yet.
+fn instead_of(kind: ColumnType) -> Option<&'static str> {
+    match kind {
+        ColumnType::Boolean | ColumnType::Long | ColumnType::Double | ColumnType::String => None,
+        ColumnType::Int => Some("long"),
+        ColumnType::Float => Some("double"),
+        // Engines cast them.
+        ColumnType::Date | ColumnType::Timestamp | ColumnType::Timestamptz => Some("string"),
+    }
 }
 
 #[cfg(test)]
@@ -257,6 +288,39 @@ mod tests {
             let refusal = judge(&view, topic, &ops).unwrap_err();
             assert_eq!(refusal.error, error, "{ops:?}");
             assert!(refusal.message().unwrap().contains(word), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_column_type_that_would_quietly_be_another_is_refused() {
+        let config = config(&[("varve.bucket", "file:///tmp/bucket")]);
+        let view = with_topic("orders", 1);
+        let judged = |columns: &str| {
+            let pairs = [
+                ("varve.table.enable", "true"),
+                ("varve.table.value", "json"),
+                ("varve.table.columns", columns),
+            ];
+            let overrides = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            check_topic(&config, &view, &overrides.into_iter().collect(), false)
+        };
+
+        assert_eq!(judged("a:long, b:double, c:string, d:boolean"), Ok(()));
+        for (column, instead) in [
+            ("x:int", "long"),
+            ("x:float", "double"),
+            ("x:date", "string"),
+            ("x:timestamp", "string"),
+            ("x:timestamptz", "string"),
+        ] {
+            let refusal = judged(&format!("a:long, {column}")).unwrap_err();
+            assert_eq!(refusal.error, ErrorCode::InvalidConfig, "{column}");
+            assert!(
+                refusal
+                    .message()
+                    .unwrap()
+                    .ends_with(&format!("give x the type {instead}"))
+            );
         }
     }
 
