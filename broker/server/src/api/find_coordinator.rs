@@ -9,8 +9,9 @@ use crate::wire::find_coordinator::{FindCoordinatorRequest, FindCoordinatorRespo
 use kafka_protocol::protocol::StrBytes;
 use std::sync::Arc;
 
-/// `key_type` of a consumer group. Transactions (1) and share groups (2) have no coordinator here.
+/// `key_type` of a consumer group. Transactions and share groups (2) have no coordinator here.
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
 /// From this version on a request names any number of keys.
 const BATCHED: i16 = 4;
 const NOBODY: i32 = -1;
@@ -42,16 +43,13 @@ pub(super) async fn handle(
 }
 
 async fn find(broker: &Arc<Broker>, caller: &Caller, key_type: i8, key: StrBytes) -> Coordinator {
-    let found = match key_type {
-        GROUP => broker
+    let found = match without_coordinator(key_type) {
+        Some(refused) => Err(refused),
+        None => broker
             .groups
             .find(broker, &key)
             .await
             .map_err(|code| (code, "the coordinator is not available")),
-        _ => Err((
-            ErrorCode::InvalidRequest,
-            "only consumer groups have a coordinator",
-        )),
     };
     let node = found.and_then(|id| {
         let mut nodes = cluster_view::nodes(&broker.config, &broker.view(), caller).into_iter();
@@ -75,5 +73,38 @@ async fn find(broker: &Arc<Broker>, caller: &Caller, key_type: i8, key: StrBytes
             error_message: Some(text(reason)),
             ..Default::default()
         },
+    }
+}
+
+/// Why nobody coordinates keys of this type. A transactional producer has to be told what its client takes for final: it
+/// would ask again until its own time-out about anything else.
+fn without_coordinator(key_type: i8) -> Option<(ErrorCode, &'static str)> {
+    match key_type {
+        GROUP => None,
+        TRANSACTION => Some((
+            ErrorCode::TransactionalIdAuthorizationFailed,
+            "transactions are not available; produce without transactional.id",
+        )),
+        _ => Some((
+            ErrorCode::InvalidRequest,
+            "only consumer groups have a coordinator",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transactional_producer_is_refused_for_good_and_not_left_to_its_time_out() {
+        let code = |key_type| without_coordinator(key_type).map(|(code, _)| code);
+
+        assert_eq!(code(GROUP), None);
+        assert_eq!(
+            code(TRANSACTION),
+            Some(ErrorCode::TransactionalIdAuthorizationFailed)
+        );
+        assert_eq!(code(2), Some(ErrorCode::InvalidRequest));
     }
 }
