@@ -356,6 +356,13 @@ impl Log {
         Offset::new(self.checkpointed.load(Ordering::Acquire))
     }
 
+    /// Whether the last checkpoint was taken at the very end of the log (or there is nothing to note at all): another one
+    /// would spare the next start nothing.
+    pub fn is_checkpointed(&self) -> bool {
+        let end = self.log_end();
+        self.checkpointed() == end && self.durable_end == end
+    }
+
     fn state_now(&self) -> State {
         State {
             active: self.active.summary,

@@ -592,6 +592,26 @@ fn damage_with_batches_behind_it_is_corruption() {
 }
 
 #[test]
+fn a_log_that_has_not_changed_needs_no_other_checkpoint() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, Settings::default());
+    assert!(log.is_checkpointed(), "there is nothing to note");
+
+    append(&mut log, &batch("a", 3));
+    assert!(!log.is_checkpointed());
+    sync(&mut log);
+    assert!(!log.is_checkpointed());
+    log.checkpoint().unwrap().write().unwrap();
+    assert!(log.is_checkpointed());
+    drop(log);
+
+    let (mut log, _) = open(&disk, Settings::default());
+    assert!(log.is_checkpointed(), "nor does one that was opened and left");
+    append(&mut log, &batch("b", 1));
+    assert!(!log.is_checkpointed());
+}
+
+#[test]
 fn a_log_shorter_than_its_checkpoint_is_corruption() {
     let disk = SimDisk::new();
     let (mut log, _) = open(&disk, Settings::default());

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::coordinators::Groups;
 use crate::dirs::LogDirs;
 use crate::metrics::Metrics;
-use crate::partition::{Keeper, Syncer};
+use crate::partition::{Keeper, Partition, Syncer};
 use crate::producer_ids::ProducerIds;
 use crate::server::memory::RequestMemory;
 use crate::server::{self, Bound};
@@ -32,6 +32,9 @@ const BACKGROUND_THREADS: usize = 2;
 const LEAVE_MAX: Duration = Duration::from_secs(5);
 /// How long background work may take to end before it is dropped.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// Checkpoints written at a time when the node stops: they wait for the disk, which takes syncs together.
+const CHECKPOINT_THREADS: usize = 16;
 
 /// A running node.
 pub struct Node {
@@ -178,13 +181,7 @@ impl Node {
         }
         let _ = self.tables.join();
         self.broker.partitions.stop();
-        for partition in self.broker.partitions.all() {
-            partition.write_turn();
-            if let Err(error) = partition.checkpoint() {
-                tracing::error!(partition = %partition.id, %error, "no checkpoint; the next start recovers this partition");
-            }
-            partition.close();
-        }
+        put_down(&self.broker.partitions.all());
         self.syncer.0.stop();
         let _ = self.syncer.1.join();
         if let Some(tier) = &self.broker.tier {
@@ -192,6 +189,18 @@ impl Node {
         }
         self.background.shutdown_timeout(SHUTDOWN_MAX);
     }
+}
+
+/// A checkpoint is three syncs, and a thousand of them one after the other are longer than `docker stop` waits.
+fn put_down(partitions: &[Arc<Partition>]) {
+    let share = partitions.len().div_ceil(CHECKPOINT_THREADS).max(1);
+    std::thread::scope(|scope| {
+        for partitions in partitions.chunks(share) {
+            scope.spawn(move || {
+                partitions.iter().for_each(|partition| partition.put_down());
+            });
+        }
+    });
 }
 
 /// Ways to the shards, and their threads.

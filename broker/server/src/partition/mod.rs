@@ -189,6 +189,18 @@ impl Partition {
         checkpoint.map_or(Ok(()), |checkpoint| checkpoint.write())
     }
 
+    /// Leaves it so that the next start need not recover it; nobody waits any more. One that has not changed since its last
+    /// checkpoint costs nothing.
+    pub(crate) fn put_down(self: &Arc<Self>) {
+        self.write_turn();
+        if !self.with_log(|log| log.is_checkpointed())
+            && let Err(error) = self.checkpoint()
+        {
+            tracing::error!(partition = %self.id, %error, "no checkpoint; the next start recovers this partition");
+        }
+        self.close();
+    }
+
     /// Takes local files away that lie wholly below `offset`. Readers that have them open go on.
     pub(crate) fn drop_local_before(&self, offset: Offset) -> Result<usize, varve_log::Error> {
         let dropped: Dropped = self.state.lock().log.drop_segments_before(offset);
