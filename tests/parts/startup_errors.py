@@ -58,7 +58,8 @@ def small_disk(place: pathlib.Path, mib: int):
 def configuration(part: Part):
     attempt = Attempt(part, "unknown-key")
     attempt.varve.settings["log.retention.hoars"] = "1"
-    attempt.must_fail("an unknown key", r"log\.retention\.hoars")
+    attempt.varve.settings["zookeeper.connect"] = "localhost"
+    attempt.must_fail("unknown keys are all named at once", r"log\.retention\.hoars", r"zookeeper\.connect")
     attempt = Attempt(part, "bad-value")
     attempt.varve.settings["num.partitions"] = "several"
     attempt.must_fail("a bad value", r"num\.partitions", "several")
@@ -97,14 +98,18 @@ def ports_and_places(part: Part):
 def buckets(part: Part):
     server = Versitygw(part.directory / "s3").start()
     nowhere = f"http://127.0.0.1:{free_port()}"
-    for name, bucket, secret, endpoint, wanted in (
-            ("wrong credentials", server.url(), "not-the-secret", server.endpoint, ("credentials|denied|signature|refused", "varve")),
-            ("a missing bucket", "s3://no-such-bucket/x", SECRET, server.endpoint, ("no-such-bucket",)),
-            ("an endpoint where nobody listens", server.url(), SECRET, nowhere, (re.escape(nowhere.removeprefix("http://")),)),
-            ("a bucket url of no known kind", "gopher://varve/x", SECRET, server.endpoint, ("gopher",))):
+    credentials = "credentials|denied|signature|refused"
+    for name, bucket, key, secret, endpoint, more, wanted in (
+            ("wrong credentials", server.url(), KEY, "not-the-secret", server.endpoint, {}, (credentials, "varve")),
+            ("a wrong access key", server.url(), "nobody", SECRET, server.endpoint, {}, ("check key, secret", "InvalidAccessKeyId")),
+            ("a wrong region", server.url(), KEY, SECRET, server.endpoint, {"varve.bucket.region": "mars-north-1"},
+             (r"set varve\.bucket\.region", "mars-north-1")),
+            ("a missing bucket", "s3://no-such-bucket/x", KEY, SECRET, server.endpoint, {}, ("bucket does not exist", "no-such-bucket")),
+            ("an endpoint where nobody listens", server.url(), KEY, SECRET, nowhere, {}, (re.escape(nowhere.removeprefix("http://")),)),
+            ("a bucket url of no known kind", "gopher://varve/x", KEY, SECRET, server.endpoint, {}, ("gopher",))):
         attempt = Attempt(part, name.replace(" ", "-"))
-        attempt.varve.settings |= {**server.settings(endpoint), "varve.bucket": bucket}
-        attempt.must_fail(name, *wanted, env={**server.env(), "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": secret})
+        attempt.varve.settings |= {**server.settings(endpoint), "varve.bucket": bucket, **more}
+        attempt.must_fail(name, *wanted, env={**server.env(), "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret})
     server.stop()
 
 

@@ -5,7 +5,7 @@ use super::new_topic::{self, Shape};
 use super::refusal::{Refusal, told};
 use super::{Caller, cluster_view::text};
 use crate::broker::Broker;
-use crate::config::Config;
+use crate::config::{Config, PARTITIONS_MAX};
 use crate::wire::ErrorCode;
 use crate::wire::create_topics::request::CreatableTopic;
 use crate::wire::create_topics::response::{CreatableTopicConfigs, CreatableTopicResult};
@@ -75,7 +75,7 @@ fn plan(
         new_topic::assigned(config, view, &topic.name, assignments_of(topic)?, configs)?
     };
     *planned_partitions += i32::try_from(create.assignments.len()).unwrap_or(i32::MAX);
-    if *planned_partitions > new_topic::PARTITIONS_MAX {
+    if *planned_partitions > PARTITIONS_MAX {
         return Err(Refusal::new(
             ErrorCode::PolicyViolation,
             "Excessively large number of partitions per request.",
@@ -185,6 +185,21 @@ mod tests {
             replication_factor,
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn an_internal_topic_that_a_client_creates_is_what_its_coordinator_would_have_made() {
+        let offsets = "__consumer_offsets";
+        let made = plan(&config(&[]), &alone(), &asked(offsets, -1, -1), &mut 0).unwrap();
+        assert_eq!(made.assignments.len(), 50);
+        let policy = made.configs.get("cleanup.policy").map(String::as_str);
+        assert_eq!(policy, Some("compact"));
+
+        // As in Kafka, an explicit number is taken.
+        let one = plan(&config(&[]), &alone(), &asked(offsets, 1, 1), &mut 0).unwrap();
+        assert_eq!(one.assignments.len(), 1);
+        assert_eq!(one.configs, made.configs);
+        assert!(plan(&config(&[]), &alone(), &asked("__cluster_metadata", 1, 1), &mut 0).is_err());
     }
 
     fn with_config(key: &str, value: Option<&str>) -> CreatableTopic {

@@ -9,11 +9,9 @@ use varve_cluster::{BrokerId, TopicId, TopicName};
 
 use super::config_changes;
 use super::refusal::{Refusal, rehearse, topic_name};
-use crate::config::Config;
+use crate::config::{Config, PARTITIONS_MAX};
+use crate::coordinators;
 use crate::wire::ErrorCode;
-
-/// New partitions of one request: Kafka's own limit. What is asked for in one number may not cost without bound.
-pub(super) const PARTITIONS_MAX: i32 = 10_000;
 
 /// How many partitions and replicas, as asked for; `None` is the broker's default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,14 +29,19 @@ pub(super) fn placed(
     configs: Overrides,
 ) -> Result<CreateTopic, Refusal> {
     let name = free_name(view, name)?;
-    let partitions = shape.partitions.unwrap_or(config.partitions_default);
-    let replicas = shape
-        .replication_factor
-        .unwrap_or(config.replication_factor_default);
+    let (partitions, replicas) = if name.as_str() == coordinators::OFFSETS_TOPIC {
+        let groups = &config.groups;
+        (groups.offsets_partitions, groups.offsets_replication_factor)
+    } else {
+        (config.partitions_default, config.replication_factor_default)
+    };
+    let partitions = shape.partitions.unwrap_or(partitions);
+    let replicas = shape.replication_factor.unwrap_or(replicas);
     if partitions <= 0 {
         let message = "Number of partitions was set to an invalid non-positive value.";
         return Err(Refusal::new(ErrorCode::InvalidPartitions, message));
     }
+    let configs = with_internal_defaults(&name, configs);
     let topic_id = TopicId::new(Uuid::new_v4());
     let assignments = place(view, partitions, i32::from(replicas), topic_id)?;
     checked(
@@ -62,6 +65,7 @@ pub(super) fn assigned(
     configs: Overrides,
 ) -> Result<CreateTopic, Refusal> {
     let name = free_name(view, name)?;
+    let configs = with_internal_defaults(&name, configs);
     let topic_id = TopicId::new(Uuid::new_v4());
     checked(
         config,
@@ -73,6 +77,17 @@ pub(super) fn assigned(
             configs,
         },
     )
+}
+
+/// Kafka lets anybody create an internal topic before its coordinator does, and then leaves it to delete offsets by
+/// retention. Here it gets what its coordinator would have given it, where the client says nothing else.
+fn with_internal_defaults(name: &TopicName, mut configs: Overrides) -> Overrides {
+    if name.is_internal() {
+        for (key, value) in coordinators::TOPIC_CONFIGS {
+            configs.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    configs
 }
 
 /// The replicas of one partition as a client names them; whether the brokers exist, metadata says.

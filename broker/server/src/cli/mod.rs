@@ -166,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_cannot_be_meant_is_named_as_such() {
+        let words = |line: &str| check(&line.split(' ').map(str::to_owned).collect::<Vec<_>>());
+
+        for line in [
+            "topic create t --partitions -1",
+            "topic create t --replication-factor -1",
+            "topic alter t --partitions 0",
+        ] {
+            let said = words(line).unwrap_err();
+            assert!(said.contains("invalid value"), "{said}");
+        }
+        assert_eq!(words("topic create t --partitions 3"), Ok(()));
+    }
+
+    #[test]
     fn a_configuration_needs_a_key_but_may_have_an_empty_value() {
         assert_eq!(
             key_value("cleanup.policy="),

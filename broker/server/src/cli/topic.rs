@@ -32,10 +32,10 @@ pub(super) enum Command {
 pub(super) struct Create {
     name: String,
     /// How many partitions; the broker's num.partitions if left out.
-    #[arg(long, short)]
+    #[arg(long, short, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
     /// On how many brokers; the broker's default.replication.factor if left out.
-    #[arg(long, short)]
+    #[arg(long, short, allow_negative_numbers = true, value_parser = clap::value_parser!(i16).range(1..))]
     replication_factor: Option<i16>,
     /// A topic configuration, such as retention.ms=86400000; may be repeated.
     #[arg(long, short, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -76,7 +76,7 @@ pub(super) struct Alter {
     #[arg(long, value_name = "KEY")]
     unset: Vec<String>,
     /// Let it grow to this many partitions in all. Keys then move to other partitions.
-    #[arg(long, short)]
+    #[arg(long, short, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(1..))]
     partitions: Option<i32>,
     #[command(flatten)]
     cluster: Cluster,

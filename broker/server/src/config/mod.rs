@@ -9,9 +9,13 @@ mod listener;
 pub use listener::{Advertised, Listener, Voter};
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Most partitions one request may make: Kafka's own limit. What is asked for in one number may not cost without bound.
+pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 
 /// Why a configuration cannot be used; the text names the key and says what to write instead.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +26,12 @@ pub enum ConfigError {
     /// A line that is not `key=value`.
     #[error("not a key=value line: write KEY=VALUE. where={0}")]
     NotAProperty(String),
-    /// A key nobody knows, or one that would have no effect.
+    /// Keys nobody knows, or that would have no effect: all there are, so that one start tells them.
     #[error(
-        "unknown configuration key, or one without effect in Varve: remove it or correct its name. key={0}"
+        "unknown configuration keys, or without effect in Varve: remove them or correct their names. keys={}",
+        .0.join(", ")
     )]
-    UnknownKey(String),
+    UnknownKeys(Vec<String>),
     /// A value that the key cannot take.
     #[error("bad value: {reason}. key={key}, value={value}")]
     BadValue {
@@ -192,8 +197,14 @@ impl Config {
     }
 
     fn from_given(given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let mut unknown = vec![];
         for (key, value) in &given {
-            check_known(key, value)?;
+            if !is_known(key, value)? {
+                unknown.push(key.clone());
+            }
+        }
+        if !unknown.is_empty() {
+            return Err(ConfigError::UnknownKeys(unknown));
         }
         let read = Reader(&given);
         check_roles(&read)?;
@@ -230,7 +241,7 @@ impl Config {
                 Some(_) => read.at_least("num.network.threads", 1)?,
                 None => std::thread::available_parallelism().map_or(1, Into::into),
             },
-            partitions_default: read.at_least("num.partitions", 1)?,
+            partitions_default: read.within("num.partitions", 1..=PARTITIONS_MAX)?,
             replication_factor_default: read.at_least("default.replication.factor", 1)?,
             auto_create_topics: read.get("auto.create.topics.enable")?,
             delete_topics: read.get("delete.topic.enable")?,
@@ -260,13 +271,13 @@ impl Config {
     }
 }
 
-fn check_known(key: &str, value: &str) -> Result<(), ConfigError> {
+fn is_known(key: &str, value: &str) -> Result<bool, ConfigError> {
     if keys::find(key).is_some() {
-        return Ok(());
+        return Ok(true);
     }
     match varve_cluster::topic_config::check_broker_default(key, value) {
-        None => Err(ConfigError::UnknownKey(key.to_owned())),
-        Some(Ok(())) => Ok(()),
+        None => Ok(false),
+        Some(Ok(())) => Ok(true),
         Some(Err(reason)) => Err(bad(key, value, &reason)),
     }
 }
@@ -294,7 +305,7 @@ fn group_settings(read: &Reader<'_>) -> Result<GroupSettings, ConfigError> {
         size_max: read.at_least("group.max.size", 1)?,
         offsets_retention: Duration::from_secs(minutes * 60),
         offsets_retention_check: read.millis("offsets.retention.check.interval.ms")?,
-        offsets_partitions: read.at_least("offsets.topic.num.partitions", 1)?,
+        offsets_partitions: read.within("offsets.topic.num.partitions", 1..=PARTITIONS_MAX)?,
         offsets_replication_factor: read.at_least("offsets.topic.replication.factor", 1)?,
     })
 }
@@ -349,6 +360,15 @@ impl Reader<'_> {
         let value = self.get(key)?;
         if value < min {
             return Err(bad(key, &self.text(key), &format!("must be at least {min}")));
+        }
+        Ok(value)
+    }
+
+    fn within(&self, key: &str, range: RangeInclusive<i32>) -> Result<i32, ConfigError> {
+        let value = self.at_least(key, *range.start())?;
+        if value > *range.end() {
+            let reason = format!("must be at most {}", range.end());
+            return Err(bad(key, &self.text(key), &reason));
         }
         Ok(value)
     }
@@ -450,13 +470,31 @@ mod tests {
     #[test]
     fn a_key_without_effect_is_refused_by_name() {
         let error = Config::from_properties(&[("zookeeper.connect", "localhost:2181")]).unwrap_err();
-        assert!(error.to_string().contains("key=zookeeper.connect"), "{error}");
+        assert!(error.to_string().contains("keys=zookeeper.connect"), "{error}");
+    }
+
+    #[test]
+    fn all_unknown_keys_are_named_at_once() {
+        let pairs = [
+            ("zookeeper.connect", "z"),
+            ("node.id", "1"),
+            ("num.io.threads", "8"),
+        ];
+        let error = Config::from_properties(&pairs).unwrap_err().to_string();
+        assert!(
+            error.ends_with("keys=num.io.threads, zookeeper.connect"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_bad_value_names_key_and_value() {
         for (key, value) in [
             ("num.partitions", "many"),
+            ("num.partitions", "99999999"),
+            ("offsets.topic.num.partitions", "0"),
+            ("log.cleanup.policy", "compact"),
+            ("log.cleanup.policy", "compact,delete"),
             ("varve.flush", "sometimes"),
             ("varve.bucket", "gs://x"),
             ("node.id", "-4"),

@@ -13,6 +13,7 @@ mod upkeep;
 
 pub(crate) use coordinator::{Commit, Durable, code};
 pub(crate) use groups::Groups;
+pub(crate) use topic::{CONFIGS as TOPIC_CONFIGS, NAME as OFFSETS_TOPIC};
 
 #[cfg(test)]
 mod tests;

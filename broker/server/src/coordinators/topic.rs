@@ -12,10 +12,10 @@ use crate::broker::Broker;
 use crate::metadata::ProposeError;
 use crate::wire::ErrorCode;
 
-pub(super) const NAME: &str = "__consumer_offsets";
+pub(crate) const NAME: &str = "__consumer_offsets";
 
 /// As Kafka configures it. It never goes to the bucket: it is small, and rewritten all the time.
-const CONFIGS: [(&str, &str); 4] = [
+pub(crate) const CONFIGS: [(&str, &str); 4] = [
     ("cleanup.policy", "compact"),
     ("compression.type", "producer"),
     ("segment.bytes", "104857600"),
