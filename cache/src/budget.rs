@@ -46,6 +46,13 @@ impl Budget {
         self.take(units(bytes)?)
     }
 
+    /// For a reader that can do with no less: waits for the bytes, or for all there are if it needs more than that.
+    pub async fn wait(&self, bytes: usize) -> Option<Spent> {
+        let units = units(bytes.min(self.total * UNIT))?;
+        let permit = Arc::clone(&self.free).acquire_many_owned(units).await.ok()?;
+        Some(Spent { _permit: permit })
+    }
+
     pub fn used_bytes(&self) -> usize {
         (self.total - self.free.available_permits().min(self.total)) * UNIT
     }

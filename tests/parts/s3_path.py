@@ -5,10 +5,13 @@ after a restart with nothing cached. moto checks no signature and no checksum; v
 """
 
 import random
+import time
+
+from confluent_kafka import Consumer, TopicPartition
 
 from harness.bucket import SERVERS
 from harness.part import Part, run
-from harness.traffic import TIERED, Record, consume, produce, read_digest, seal, sent_digest
+from harness.traffic import TIERED, Record, consume, produce, read_digest, seal, sent_digest, tiered_topic
 from harness.wire import EARLIEST, LATEST_TIERED, Connection, digest
 
 COUNT, PARTITIONS = 30_000, 3
@@ -58,7 +61,37 @@ def story_on(part: Part, name: str):
         server.stop()
 
 
+def hot_beside_cold(part: Part):
+    """One consumer of a partition in the bucket and a larger one on disk: it gets both, and the bucket is read once."""
+    broker = part.broker({"varve.cache.disk.bytes": "0"}, name="broker-mixed").start()
+    chance = random.Random(0)
+    big = [Record(b"big", chance.randbytes(10_000)) for _ in range(2000)]
+    tiered_topic(broker, "cold")
+    produce(broker.address, "cold", big, 0)
+    part.local_copies_gone(broker, "cold", seal(broker.address, "cold"))
+    broker.create("hot")
+    for _ in range(6):
+        produce(broker.address, "hot", big, 0)
+    before = broker.metrics() if broker.tiered else {}
+    consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "mixed", "enable.auto.commit": False,
+                         "fetch.message.max.bytes": 1 << 20})
+    consumer.assign([TopicPartition("cold", 0, 0), TopicPartition("hot", 0, 0)])
+    seen = {"cold": 0, "hot": 0}
+    deadline = time.monotonic() + 60
+    while seen["cold"] < len(big) and time.monotonic() < deadline:
+        for message in consumer.consume(1000, 0.2):
+            seen[message.topic()] += message.error() is None
+    consumer.close()
+    part.check(seen["cold"] >= len(big) and seen["hot"] < 6 * len(big), "a cold partition is read beside a hot one", f"seen={seen}")
+    if broker.tiered:
+        # One for each segment of 1 MiB, those behind the records among them, and a few more for where it began.
+        requests = broker.metrics()["varve_bucket_requests_total"] - before["varve_bucket_requests_total"]
+        part.check(requests < 40, f"with {requests:.0f} requests to the bucket")
+    broker.stop()
+
+
 def story(part: Part):
+    hot_beside_cold(part)
     for name in SERVERS:
         story_on(part, name)
 

@@ -5,11 +5,13 @@
 //! makes the front one's chunks worth keeping.
 
 use crate::TierPartition;
-use crate::read_plan::ChunkAt;
+use crate::read_plan::{ChunkAt, Place};
 use crate::reader::ReadError;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,11 +22,37 @@ use varve_log::Offset;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CursorId(pub u64);
 
-/// A chunk in memory, and what it takes from the budget.
+/// Bytes in memory, and what they take from the budget.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) bytes: Bytes,
     pub(crate) _spent: Option<Spent>,
+}
+
+/// Blocks of a chunk in memory: all of them, or those of the small range a seek begins with.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) at: ChunkAt,
+    pub(crate) blocks: Range<usize>,
+    pub(crate) held: Arc<Held>,
+}
+
+impl Current {
+    pub(crate) fn chunk(at: ChunkAt, held: Held) -> Self {
+        Self {
+            blocks: at.entry.chunk_blocks(at.chunk),
+            at,
+            held: Arc::new(held),
+        }
+    }
+
+    pub(crate) fn is_chunk(&self) -> bool {
+        self.blocks == self.at.entry.chunk_blocks(self.at.chunk)
+    }
+
+    pub(crate) fn holds(&self, place: &Place) -> bool {
+        self.at.key() == place.at.key() && self.blocks.contains(&place.block)
+    }
 }
 
 pub(crate) type Fetch = JoinHandle<Result<Held, ReadError>>;
@@ -34,7 +62,7 @@ pub(crate) struct Cursor {
     pub(crate) window: Window,
     /// Where it will go on if it reads in order.
     pub(crate) next: Option<Offset>,
-    pub(crate) current: Option<(ChunkAt, Held)>,
+    pub(crate) current: Option<Current>,
     /// Chunks behind `current`, in order, on the way or there.
     pub(crate) ahead: VecDeque<(ChunkAt, Fetch)>,
 }

@@ -25,6 +25,7 @@ mod manifest;
 mod manifests;
 mod object;
 mod plain;
+mod probes;
 mod read_plan;
 mod reader;
 pub mod retention;

@@ -21,11 +21,6 @@ impl ChunkAt {
         self.entry.span(self.entry.chunk_blocks(self.chunk))
     }
 
-    /// Where its data begins in the entry's.
-    pub(crate) fn start(&self) -> u64 {
-        self.entry.range(self.entry.chunk_blocks(self.chunk)).start
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         let range = self.entry.range(self.entry.chunk_blocks(self.chunk));
         usize::try_from(range.end - range.start).unwrap_or(usize::MAX)

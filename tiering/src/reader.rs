@@ -2,12 +2,13 @@
 //!
 //! A read answers with whole, verified batches from the offset asked for. What the cursor has in its window is
 //! served from there; the chunk that is asked for now is requested before anything is read ahead; a read that
-//! jumped somewhere new gets one small range first, because nobody knows yet whether it will read on. Batches are
+//! jumped somewhere new gets one small range first, because nobody knows yet whether it will read on; the cursor keeps
+//! it like a chunk, and takes memory from the same budget for it. Batches are
 //! slices of the chunk they came in: between the socket of the store and the socket of the consumer they are
 //! copied once.
 
 use crate::TierPartition;
-use crate::cursors::{Cursor, CursorId, Fetch, Held};
+use crate::cursors::{Current, Cursor, CursorId, Fetch, Held};
 use crate::manifest::{Manifest, Span};
 use crate::read_plan::{ChunkAt, Place, locate, next};
 use crate::store::Reason;
@@ -17,11 +18,15 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use varve_cache::{Admit, ChunkKey, Spent};
 use varve_cluster::controller::TierPointer;
 use varve_log::Offset;
+
+/// How often a reader that waits for memory asks idle cursors for theirs.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a read came back with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,11 +147,18 @@ impl Turn<'_> {
     /// The chunk that `place` lies in, or at least its block.
     async fn chunk(&mut self, place: &Place, sequential: bool) -> Result<Loaded, ReadError> {
         let key = place.at.key();
-        if let Some((at, held)) = &self.cursor.current
-            && at.key() == key
+        if let Some(current) = self
+            .cursor
+            .current
+            .as_ref()
+            .filter(|current| current.holds(place))
         {
-            let loaded = Loaded::chunk(at, held.bytes.clone());
-            self.read_ahead(&place.at);
+            let loaded = Loaded::of(current);
+            if current.is_chunk() {
+                self.read_ahead(&place.at);
+            } else if sequential {
+                self.fetch_whole(&place.at);
+            }
             return Ok(loaded);
         }
         self.cursor.current = None;
@@ -165,27 +177,41 @@ impl Turn<'_> {
         let held = fetch
             .await
             .unwrap_or_else(|ended| Err(ReadError::stopped(&ended)))?;
-        let loaded = Loaded::chunk(&place.at, held.bytes.clone());
-        self.cursor.current = Some((place.at.clone(), held));
-        Ok(loaded)
+        Ok(self.keep(Current::chunk(place.at.clone(), held)))
     }
 
-    /// One block: what a seek costs.
-    async fn probe(&self, place: &Place) -> Result<Loaded, ReadError> {
-        self.inner.served.probes.fetch_add(1, Relaxed);
+    /// One block: what a seek costs. Those who begin at the same place at the same time share it.
+    async fn probe(&mut self, place: &Place) -> Result<Loaded, ReadError> {
         let blocks = place.block..place.block + 1;
-        let span = place.at.entry.span(blocks.clone());
-        let (inner, at, partition) = (Arc::clone(self.inner), place.at.clone(), self.partition);
-        let work = async move { download(&inner, partition, &at, span).await };
-        let done = self.inner.runtime.spawn(work).await;
-        let bytes = done.unwrap_or_else(|ended| Err(ReadError::stopped(&ended)))?;
-        Ok(Loaded {
-            bytes,
-            start: span.start,
-            is_chunk: false,
-            at: place.at.clone(),
-            blocks,
-        })
+        let held = self.inner.probes.join((place.at.key(), place.block), || {
+            self.inner.served.probes.fetch_add(1, Relaxed);
+            let (inner, at, partition) = (Arc::clone(self.inner), place.at.clone(), self.partition);
+            let span = at.entry.span(blocks.clone());
+            self.inner.runtime.spawn(async move {
+                let spent = room(&inner, span.bytes()).await;
+                let bytes = download(&inner, partition, &at, span).await?;
+                Ok(Held { bytes, _spent: spent })
+            })
+        });
+        let at = place.at.clone();
+        let held = held.await?;
+        Ok(self.keep(Current { at, blocks, held }))
+    }
+
+    fn keep(&mut self, current: Current) -> Loaded {
+        let loaded = Loaded::of(&current);
+        self.cursor.current = Some(current);
+        loaded
+    }
+
+    /// It reads on from a small range: the chunk around it will be next.
+    fn fetch_whole(&mut self, at: &ChunkAt) {
+        if self.cursor.ahead.is_empty()
+            && let Some(spent) = self.inner.budget.spend_ahead(at.bytes())
+        {
+            let fetch = self.fetch(at, Some(spent));
+            self.cursor.ahead.push_back((at.clone(), fetch));
+        }
     }
 
     fn append_what_is_ready(&mut self, slice: &mut TierSlice, max_bytes: usize) -> Result<(), ReadError> {
@@ -195,7 +221,7 @@ impl Turn<'_> {
                 .cursor
                 .current
                 .as_ref()
-                .is_some_and(|(at, _)| at.end() == slice.next_offset)
+                .is_some_and(|current| current.at.end() == slice.next_offset)
             && slice.bytes() < max_bytes
         {
             let at = at.clone();
@@ -206,8 +232,7 @@ impl Turn<'_> {
             let Some(Ok(Ok(held))) = futures::FutureExt::now_or_never(fetch) else {
                 break;
             };
-            let loaded = Loaded::chunk(&at, held.bytes.clone());
-            self.cursor.current = Some((at.clone(), held));
+            let loaded = self.keep(Current::chunk(at.clone(), held));
             self.cursor.window.sequential();
             self.read_ahead(&at);
             let place = Place {
@@ -254,7 +279,7 @@ impl Turn<'_> {
             .cursor
             .current
             .as_ref()
-            .is_some_and(|(current, _)| current.key() == at.key());
+            .is_some_and(|current| current.at.key() == at.key());
         if near {
             return;
         }
@@ -300,14 +325,14 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn chunk(at: &ChunkAt, bytes: Bytes) -> Self {
-        let blocks = at.entry.chunk_blocks(at.chunk);
+    fn of(current: &Current) -> Self {
+        let Current { at, blocks, held } = current;
         Self {
-            bytes,
-            start: at.start(),
-            is_chunk: true,
+            bytes: held.bytes.clone(),
+            start: at.entry.range(blocks.clone()).start,
+            is_chunk: current.is_chunk(),
             at: at.clone(),
-            blocks,
+            blocks: blocks.clone(),
         }
     }
 
@@ -438,6 +463,23 @@ pub(crate) async fn chunk_bytes(
         async move { download(&inner, partition, &at, span).await }
     };
     inner.cache.get(key, span.expect(), admit, fetch).await
+}
+
+/// Memory for a small range: sooner or later everybody gets so much.
+async fn room(inner: &Inner, bytes: usize) -> Option<Spent> {
+    if let Some(spent) = inner.budget.spend(bytes) {
+        return Some(spent);
+    }
+    // One future for all rounds: it keeps its place among those who wait.
+    let mut waiting = std::pin::pin!(inner.budget.wait(bytes));
+    loop {
+        let unread = inner.cursors.reclaim_one();
+        inner.served.dropped_unread.fetch_add(unread as u64, Relaxed);
+        // Cursors that are being read give nothing back now; a moment later they may.
+        if let Ok(spent) = tokio::time::timeout(RECLAIM_INTERVAL, &mut waiting).await {
+            return spent;
+        }
+    }
 }
 
 /// One ranged GET, and a second one if the first is late and the budget for that allows.

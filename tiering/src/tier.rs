@@ -8,6 +8,7 @@ use crate::keys::Keys;
 use crate::manifest::Manifest;
 use crate::manifests::Manifests;
 use crate::object::Sections;
+use crate::probes::Probes;
 use crate::reader::ReadError;
 use crate::store::{Reason, Store};
 use crate::store_error::StoreError;
@@ -82,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) admission: Mutex<Admission>,
     pub(crate) budget: Budget,
     pub(crate) cursors: Cursors,
+    pub(crate) probes: Probes,
     pub(crate) manifests: Manifests,
     pub(crate) hedge: Hedge,
     pub(crate) files: FileThreads,
@@ -140,6 +142,7 @@ impl Tier {
             manifests: Manifests::new(store.clone(), settings.manifest_cache_bytes),
             budget: Budget::new(settings.read_budget_bytes),
             cursors: Cursors::new(settings.cursors_max),
+            probes: Probes::default(),
             admission: Mutex::new(Admission::new(Admission::KEYS_MAX)),
             hedge: Hedge::default(),
             files: FileThreads::start(settings.file_threads.max(1))?,

@@ -4,6 +4,8 @@ use crate::support::{
     EPOCH, FaultyBucket, Quorum, bytes_of, chance, metadata, partition, read_all, segment, store, tier,
 };
 use object_store::ObjectStore;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use varve_log::{LeaderEpoch, Offset, Timestamp};
 use varve_tiering::{BucketConfig, CursorId, Patience, ReadError, Reason, SealedInput, open_bucket};
 
@@ -87,6 +89,71 @@ async fn a_seek_downloads_about_a_megabyte() {
     assert_eq!(slice.next_offset, Offset::new(1560));
     let ranges = bucket.ranges.lock().clone();
     assert!(ranges.len() == 1 && ranges[0].1 <= MIB as u64, "{ranges:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_read_that_is_repeated_or_goes_on_nearby_downloads_nothing_twice() {
+    let bucket = FaultyBucket::new();
+    let tier = tier(store(&bucket), |_| {}).await;
+    let quorum = Quorum::new();
+    tier.upload(partition(), EPOCH, large(), metadata(&quorum))
+        .await
+        .unwrap();
+    let pointer = quorum.pointer();
+    bucket.ranges.lock().clear();
+    let read = |from| tier.read(partition(), &pointer, from, 64 * 1024, CursorId(1));
+
+    let first = read(pointer.start).await.unwrap();
+    assert!(
+        tier.read_stats().budget_used_bytes > 0,
+        "what it holds is charged"
+    );
+    assert_eq!(read(pointer.start).await.unwrap(), first);
+    assert_eq!(bucket.ranges.lock().len(), 1);
+
+    // Reading on opens the chunk around it, once, and is answered from what is there.
+    let second = read(first.next_offset).await.unwrap();
+    read(second.next_offset).await.unwrap();
+    assert_eq!(tier.read_stats().probes, 1);
+    assert!(bucket.ranges.lock().len() <= 2, "{:?}", bucket.ranges.lock());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_reads_of_many_cost_one_get_and_stay_below_the_budget() {
+    let bucket = FaultyBucket::new();
+    let tier = tier(store(&bucket), |settings| settings.read_budget_bytes = 2 * MIB).await;
+    let quorum = Quorum::new();
+    tier.upload(partition(), EPOCH, large(), metadata(&quorum))
+        .await
+        .unwrap();
+    let pointer = quorum.pointer();
+    bucket.ranges.lock().clear();
+    let everywhere = (0..40).map(|reader| {
+        let (tier, pointer) = (tier.clone(), pointer.clone());
+        async move {
+            // Half of them at the same place, the others far from each other.
+            let from = pointer.start.plus(if reader < 20 { 0 } else { reader * 100 });
+            let read = tier.read(partition(), &pointer, from, MIB, CursorId(reader as u64));
+            read.await.unwrap();
+        }
+    });
+    let (done, used) = (Arc::new(AtomicBool::new(false)), tier.clone());
+    let watch = tokio::spawn({
+        let done = Arc::clone(&done);
+        async move {
+            let mut most = 0;
+            while !done.load(SeqCst) {
+                most = most.max(used.read_stats().budget_used_bytes);
+                tokio::task::yield_now().await;
+            }
+            most
+        }
+    });
+    futures::future::join_all(everywhere).await;
+    done.store(true, SeqCst);
+    let most = watch.await.unwrap();
+    assert!(most > 0 && most <= 2 * MIB as u64, "{most}");
+    assert!(bucket.ranges.lock().len() <= 21, "{:?}", bucket.ranges.lock());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,14 +11,19 @@ use crate::tier::ColdRead;
 use crate::wire::fetch::response::{FetchableTopicResponse, PartitionData};
 use crate::wire::fetch::{FetchRequest, FetchResponse};
 use crate::wire::{ErrorCode, Part, Records};
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use varve_log::Offset;
 
-/// How long an answer that has nothing else may wait for the bucket; clients give up after 30 s or more.
-const COLD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// An answer that has nothing else waits at least so long for the bucket, as Kafka's does
+/// (`remote.fetch.max.wait.ms`).
+const COLD_WAIT_MIN: Duration = Duration::from_millis(500);
+/// An answer that could leave waits so long for what comes from the bucket: enough for what lies in memory there. The
+/// rest comes with one of the next answers; records that are here already are not held up for it.
+const COLD_GRACE: Duration = Duration::from_millis(10);
 
 /// One partition of the request, found.
 struct Wanted {
@@ -34,12 +39,13 @@ struct Seen {
     error: ErrorCode,
     records: Records,
     waiting: bool,
-    cold: Option<ColdRead>,
 }
 
 /// One look at everything that was asked for.
 struct Round {
     seen: Vec<Seen>,
+    /// Reads of the bucket that are not in the answer yet, each with its place in `seen`.
+    cold: Vec<(usize, ColdRead)>,
     bytes: usize,
     /// Those of `bytes` that came from the bucket.
     cold_bytes: usize,
@@ -63,20 +69,62 @@ pub(super) async fn handle(broker: &Arc<Broker>, caller: &Caller, request: Fetch
         .min(broker.config.fetch_bytes_max);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
-    let deadline = Instant::now() + wait;
+    let began = Instant::now();
     let news = Arc::new(Notify::new());
     loop {
         let mut round = look(broker, caller, &wanted, bytes_max);
-        if round.bytes == 0 && round.seen.iter().any(|seen| seen.cold.is_some()) {
-            thaw(&mut round, bytes_max).await;
+        let patience = if round.is_only_cold() {
+            wait.max(COLD_WAIT_MIN)
+        } else {
+            wait
+        };
+        let deadline = began + patience;
+        let done = round.is_enough(min_bytes) || Instant::now() >= deadline;
+        let told = !done && wait_for_news(&wanted, &mut round, &news, deadline).await;
+        if !told {
+            let grace = Instant::now() + COLD_GRACE.min(wait);
+            thaw(&mut round, bytes_max, grace).await;
         }
-        let done = round.bytes >= min_bytes || round.errors || Instant::now() >= deadline;
-        if done || !wait_for_news(&wanted, &round, &news, deadline).await {
+        keep(broker, &mut round);
+        if !told {
             broker
                 .metrics
                 .fetched(round.bytes - round.cold_bytes, round.cold_bytes);
             return respond(keys, &wanted, round);
         }
+    }
+}
+
+impl Round {
+    /// The bucket is all there is to wait for.
+    fn is_only_cold(&self) -> bool {
+        self.bytes == 0 && !self.cold.is_empty()
+    }
+
+    /// What has come from the bucket does not wait until there is more.
+    fn is_enough(&self, min_bytes: usize) -> bool {
+        self.errors || self.cold_bytes > 0 || self.bytes >= min_bytes && !self.is_only_cold()
+    }
+
+    /// Puts what a read came back with into its place.
+    fn add(&mut self, place: usize, outcome: Result<Vec<Bytes>, ErrorCode>) {
+        let seen = &mut self.seen[place];
+        match outcome {
+            Ok(batches) => seen.records.parts = batches.into_iter().map(Part::Memory).collect(),
+            Err(code) => {
+                seen.error = code;
+                self.errors = true;
+            }
+        }
+        self.bytes += seen.records.len();
+        self.cold_bytes += seen.records.len();
+    }
+}
+
+/// What the answer leaves without is there for the next fetch.
+fn keep(broker: &Broker, round: &mut Round) {
+    if let Some(tier) = &broker.tier {
+        round.cold.drain(..).for_each(|(_, cold)| tier.keep(cold));
     }
 }
 
@@ -113,33 +161,47 @@ fn find(broker: &Arc<Broker>, request: &FetchRequest) -> (Vec<(TopicKey, usize)>
 fn look(broker: &Arc<Broker>, caller: &Caller, wanted: &[Wanted], bytes_max: usize) -> Round {
     let mut round = Round {
         seen: Vec::with_capacity(wanted.len()),
+        cold: vec![],
         bytes: 0,
         cold_bytes: 0,
         errors: false,
     };
-    for want in wanted {
+    for (place, want) in wanted.iter().enumerate() {
         let left = bytes_max.saturating_sub(round.bytes);
-        let seen = look_at(broker, caller, want, left, round.bytes == 0);
+        let (seen, cold) = look_at(broker, caller, want, left, round.bytes == 0);
         round.bytes += seen.records.len();
         round.errors |= seen.error != ErrorCode::None;
         round.seen.push(seen);
+        let Some(mut cold) = cold else { continue };
+        // What has come since the last fetch takes its turn in the order of the request, like what is on disk.
+        let finished = (left > 0 || round.bytes == 0) && cold.is_finished();
+        match finished.then(|| cold.take()).flatten() {
+            Some(outcome) => round.add(place, outcome),
+            None => round.cold.push((place, cold)),
+        }
     }
     round
 }
 
-fn look_at(broker: &Broker, caller: &Caller, want: &Wanted, left: usize, first: bool) -> Seen {
+fn look_at(
+    broker: &Broker,
+    caller: &Caller,
+    want: &Wanted,
+    left: usize,
+    first: bool,
+) -> (Seen, Option<ColdRead>) {
     let mut seen = Seen {
         visible: None,
         error: ErrorCode::None,
         records: Records::new(),
         waiting: false,
-        cold: None,
     };
+    let mut cold = None;
     let partition = match &want.partition {
         Ok(partition) => partition,
         Err(code) => {
             seen.error = *code;
-            return seen;
+            return (seen, None);
         }
     };
     let bytes_max = want.bytes_max.min(left);
@@ -159,40 +221,33 @@ fn look_at(broker: &Broker, caller: &Caller, want: &Wanted, left: usize, first: 
             }
         },
         Read::Tier { pointer, from } => match &broker.tier {
-            // Asking starts the read; if the answer leaves without it, it will be in the cache next time.
             Some(tier) => {
-                seen.cold = Some(tier.read(&partition.id, pointer, from, want.bytes_max, caller.connection))
+                cold = Some(tier.read(partition, pointer, from, want.bytes_max, caller.connection));
             }
             None => seen.error = ErrorCode::KafkaStorageError,
         },
     }
-    seen
+    (seen, cold)
 }
 
-/// There is nothing hot to answer with: waits for the bucket, in the order of the request.
-async fn thaw(round: &mut Round, bytes_max: usize) {
-    let deadline = Instant::now() + COLD_WAIT_MAX;
-    for seen in &mut round.seen {
-        if round.bytes >= bytes_max {
-            return;
+/// Takes along what comes from the bucket until `deadline`, in the order of the request.
+async fn thaw(round: &mut Round, bytes_max: usize, deadline: Instant) {
+    for (place, mut cold) in std::mem::take(&mut round.cold) {
+        let room = round.bytes < bytes_max || round.bytes == 0;
+        if room {
+            // Late is not an error to the client: it asks again and finds this read.
+            let _ = tokio::time::timeout_at(deadline, cold.finished()).await;
         }
-        let Some(cold) = seen.cold.take() else { continue };
-        match tokio::time::timeout_at(deadline, cold.batches()).await {
-            Ok(Ok(batches)) => seen.records.parts = batches.into_iter().map(Part::Memory).collect(),
-            Ok(Err(code)) => {
-                seen.error = code;
-                round.errors = true;
-            }
-            // Not an error to the client: it asks again and finds the chunk in the cache.
-            Err(_) => {}
+        match room.then(|| cold.take()).flatten() {
+            Some(outcome) => round.add(place, outcome),
+            None => round.cold.push((place, cold)),
         }
-        round.bytes += seen.records.len();
-        round.cold_bytes += seen.records.len();
     }
 }
 
-/// Parks at every partition that had nothing. `false` when the deadline passed without news.
-async fn wait_for_news(wanted: &[Wanted], round: &Round, news: &Arc<Notify>, deadline: Instant) -> bool {
+/// Parks at every partition that had nothing, and at every read of the bucket. `false` when the deadline passed without
+/// news.
+async fn wait_for_news(wanted: &[Wanted], round: &mut Round, news: &Arc<Notify>, deadline: Instant) -> bool {
     let mut watched = vec![];
     let mut moved = false;
     for (want, seen) in wanted.iter().zip(&round.seen) {
@@ -208,12 +263,25 @@ async fn wait_for_news(wanted: &[Wanted], round: &Round, news: &Arc<Notify>, dea
         }
         watched.push(partition);
     }
-    let told = moved || tokio::time::timeout_at(deadline, news.notified()).await.is_ok();
+    let told = moved
+        || tokio::select! {
+            () = news.notified() => true,
+            () = first_finished(&mut round.cold) => true,
+            () = tokio::time::sleep_until(deadline) => false,
+        };
     for partition in watched {
         partition.unwatch(news);
     }
     // At the deadline one more look is due: bytes below `min_bytes` may have come.
     told
+}
+
+async fn first_finished(cold: &mut [(usize, ColdRead)]) {
+    if cold.is_empty() {
+        return std::future::pending().await;
+    }
+    let reads = cold.iter_mut().map(|(_, cold)| Box::pin(cold.finished()));
+    futures::future::select_all(reads).await;
 }
 
 fn respond(keys: Vec<(TopicKey, usize)>, wanted: &[Wanted], round: Round) -> FetchResponse {

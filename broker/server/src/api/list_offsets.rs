@@ -129,7 +129,7 @@ async fn by_time(
     if offsets.log_start < offsets.local_start
         && let (Some(tier), Some(pointer)) = (&broker.tier, partition.tier())
     {
-        let found = tier.find_timestamp(&partition.id, pointer, time).await?;
+        let found = tier.find_timestamp(partition, &pointer, time).await?;
         // Beyond the local start the disk answers: it is the same record, and nearer.
         if let Some((offset, timestamp)) = found.filter(|(offset, _)| *offset < offsets.local_start) {
             return Ok(Some((offset, timestamp)));
@@ -158,7 +158,7 @@ async fn max_timestamp(broker: &Arc<Broker>, partition: &Arc<Partition>) -> Resu
     let offsets = partition.offsets();
     let there = match (&broker.tier, partition.tier()) {
         (Some(tier), Some(pointer)) if offsets.log_start < offsets.local_start => {
-            tier.max_timestamp(&partition.id, pointer).await?
+            tier.max_timestamp(partition, &pointer).await?
         }
         _ => None,
     };

@@ -75,7 +75,7 @@ async fn read(
                 bail!("tiered data without a bucket")
             };
             let read = tier
-                .read(&partition.id, pointer, from, bytes_max, TABLE_READER)
+                .read(partition, pointer, from, bytes_max, TABLE_READER)
                 .batches()
                 .await;
             Ok(Some(read.map_err(|code| {

@@ -31,7 +31,9 @@ pub(super) async fn run(
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
             _ = stopped.wait_for(|stop| *stop) => return,
         }
-        tier.forget_idle_cursors();
+        if let Some(tier) = &broker.tier {
+            tier.forget_idle();
+        }
         let sweep = Instant::now() >= sweep_due;
         if sweep {
             sweep_due = Instant::now() + SWEEP_INTERVAL;

@@ -1,22 +1,24 @@
 //! This broker's bucket: what goes out (`uploads`), what comes back (here), and what the quorum says of both
 //! (`metadata`).
 
+mod cold_read;
 mod collect;
 mod metadata;
 mod uploads;
 
+pub(crate) use cold_read::ColdRead;
+
 use crate::broker::Broker;
 use crate::config::{BucketSettings, Config};
-use crate::partition::PartitionId;
+use crate::partition::{Partition, PartitionId};
 use crate::wire::ErrorCode;
 use anyhow::Context as _;
-use bytes::Bytes;
+use cold_read::Kept;
 use metadata::QuorumTier;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 use varve_cache::Cache;
 use varve_cluster::controller::TierPointer;
@@ -32,14 +34,7 @@ pub(crate) struct Tier {
     tier: varve_tiering::Tier,
     root_uri: String,
     background: Handle,
-}
-
-/// A read on its way. Dropping it lets it finish: what it fetched is in the cache then.
-#[derive(Debug)]
-pub(crate) struct ColdRead {
-    id: PartitionId,
-    from: Offset,
-    read: JoinHandle<Result<varve_tiering::TierSlice, ReadError>>,
+    kept: Kept,
 }
 
 /// Requests of one verb for one reason, since the start.
@@ -51,28 +46,21 @@ pub(crate) struct Used {
     pub(crate) bytes: u64,
 }
 
-impl ColdRead {
-    /// Runs of whole batches, or the error a client is told.
-    pub(crate) async fn batches(self) -> Result<Vec<Bytes>, ErrorCode> {
-        match self.read.await {
-            Ok(Ok(slice)) => Ok(slice.batches),
-            Ok(Err(error)) => Err(told(&self.id, self.from, &error)),
-            // The runtime is going down.
-            Err(_) => Err(ErrorCode::KafkaStorageError),
-        }
-    }
-}
-
 /// Logged here, once; every one of them is worth another try to a client, and none is the end of the data.
-fn told(id: &PartitionId, offset: Offset, error: &ReadError) -> ErrorCode {
+fn told(partition: &Partition, pointer: &TierPointer, offset: Offset, error: &ReadError) -> ErrorCode {
+    let (id, offset) = (&partition.id, offset.value());
     match error {
         // The pointer has moved on under this read.
         ReadError::OutOfRange { .. } => {}
         ReadError::Unavailable(_) => {
-            tracing::warn!(partition = %id, offset = offset.value(), %error, "a cold read waits for the bucket")
+            tracing::warn!(partition = %id, offset, %error, "a cold read waits for the bucket")
+        }
+        // A newer manifest may well do without the object: whoever asks again reads by that one.
+        ReadError::Missing { .. } if partition.tier().as_ref() != Some(pointer) => {
+            tracing::debug!(partition = %id, offset, %error, "the bucket moved on under a cold read")
         }
         ReadError::Missing { .. } | ReadError::Corrupt { .. } => {
-            tracing::error!(partition = %id, offset = offset.value(), %error, "committed data in the bucket cannot be read: restore the object");
+            tracing::error!(partition = %id, offset, %error, "committed data in the bucket cannot be read: restore the object");
         }
     }
     ErrorCode::KafkaStorageError
@@ -106,6 +94,7 @@ impl Tier {
             tier,
             root_uri: bucket.url.trim_end_matches('/').to_owned(),
             background,
+            kept: Kept::default(),
         }))
     }
 
@@ -126,50 +115,30 @@ impl Tier {
         ));
     }
 
-    /// Begins a read of at least one batch from `from`; `reader` is the same for every read of one consumer.
-    pub(crate) fn read(
-        &self,
-        id: &PartitionId,
-        pointer: TierPointer,
-        from: Offset,
-        bytes_max: usize,
-        reader: u64,
-    ) -> ColdRead {
-        let (tier, partition, cursor) = (self.tier.clone(), of(id), cursor(reader, id));
-        let read = self
-            .background
-            .spawn(async move { tier.read(partition, &pointer, from, bytes_max, cursor).await });
-        ColdRead {
-            id: id.clone(),
-            from,
-            read,
-        }
-    }
-
     /// The first record in the bucket at or after `time`.
     pub(crate) async fn find_timestamp(
         &self,
-        id: &PartitionId,
-        pointer: TierPointer,
+        partition: &Partition,
+        pointer: &TierPointer,
         time: Timestamp,
     ) -> Result<Option<(Offset, Timestamp)>, ErrorCode> {
-        let found = self.tier.find_timestamp(of(id), &pointer, time).await;
-        found.map_err(|error| told(id, pointer.start, &error))
+        let found = self.tier.find_timestamp(of(&partition.id), pointer, time).await;
+        found.map_err(|error| told(partition, pointer, pointer.start, &error))
     }
 
     /// The youngest record in the bucket.
     pub(crate) async fn max_timestamp(
         &self,
-        id: &PartitionId,
-        pointer: TierPointer,
+        partition: &Partition,
+        pointer: &TierPointer,
     ) -> Result<Option<(Offset, Timestamp)>, ErrorCode> {
         let manifest = self
             .tier
-            .manifest(of(id), &pointer)
+            .manifest(of(&partition.id), pointer)
             .await
-            .map_err(|error| told(id, pointer.start, &error))?;
+            .map_err(|error| told(partition, pointer, pointer.start, &error))?;
         match manifest.entries.iter().map(|entry| entry.max_timestamp).max() {
-            Some(youngest) => self.find_timestamp(id, pointer, youngest).await,
+            Some(youngest) => self.find_timestamp(partition, pointer, youngest).await,
             None => Ok(None),
         }
     }
