@@ -8,6 +8,7 @@ use crate::coordinators::code;
 use crate::wire::ErrorCode;
 use crate::wire::join_group::response::JoinGroupResponseMember;
 use crate::wire::join_group::{JoinGroupRequest, JoinGroupResponse};
+use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -55,7 +56,8 @@ fn to_join(caller: &Caller, request: JoinGroupRequest, ticket: Ticket) -> Join {
     let instance_id = owned(&request.group_instance_id);
     let protocol = |protocol: crate::wire::join_group::request::JoinGroupRequestProtocol| Protocol {
         name: protocol.name.to_string(),
-        metadata: protocol.metadata,
+        // Kept as long as the member is: the frame it came in must not be.
+        metadata: Bytes::copy_from_slice(&protocol.metadata),
     };
     Join {
         ticket,

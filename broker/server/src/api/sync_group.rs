@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::coordinators::code;
 use crate::wire::ErrorCode;
 use crate::wire::sync_group::{SyncGroupRequest, SyncGroupResponse};
+use bytes::Bytes;
 use std::sync::Arc;
 use varve_cluster::groups::{self, Sync, SyncAnswer};
 
@@ -47,7 +48,8 @@ async fn sync(
     let assignments = request
         .assignments
         .into_iter()
-        .map(|one| (one.member_id.to_string(), one.assignment))
+        // Kept as long as the generation is: the frame they came in must not be.
+        .map(|one| (one.member_id.to_string(), Bytes::copy_from_slice(&one.assignment)))
         .collect();
     let answered = coordinator.sync(broker, &request.group_id, |ticket| Sync {
         ticket,

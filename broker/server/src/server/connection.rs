@@ -5,7 +5,7 @@
 //! Memory grows only with bytes that have arrived, never with a length somebody announced, and all connections together
 //! stay below a limit (`memory`).
 
-use super::memory::Share;
+use super::memory::{OVERDRAFT_PATIENCE, Share};
 use super::send;
 use crate::api::{Answer, Connected, Request};
 use crate::broker::Broker;
@@ -27,8 +27,6 @@ use tokio::time::Instant;
 const PIPELINE_MAX: usize = 64;
 /// Request bytes of one connection that may wait so; one more request is always let in.
 const PIPELINE_BYTES_MAX: usize = 16 << 20;
-/// How long somebody may take over the rest of a request while nobody else can send one of theirs.
-const OVERDRAFT_PATIENCE: Duration = Duration::from_secs(10);
 /// How far the read buffer grows ahead of the bytes that have arrived.
 const READ_AHEAD: usize = 256 << 10;
 
@@ -47,8 +45,9 @@ pub(crate) enum Closed {
     /// An `acks=0` produce request failed; closing is the only way to tell (as Kafka does).
     #[error("a produce request with acks=0 failed: {0:?}")]
     UnacknowledgedFailure(wire::ErrorCode),
-    /// Request memory is used up, and this connection kept the others waiting for the rest of its frame.
-    #[error("queued.max.request.bytes is used up and the rest of a frame did not come")]
+    /// Request memory is used up, and this connection kept the others waiting: the rest of its frame came too slowly,
+    /// or its request waited too long for its answer.
+    #[error("queued.max.request.bytes is used up and a request kept the others waiting")]
     Stalled,
     /// Nothing was heard for connections.max.idle.ms.
     #[error("idle")]
@@ -94,6 +93,10 @@ pub(crate) async fn serve(
             frame = connection.next_frame(broker.config.request_bytes_max, idle_timeout), if has_room(&pending) => frame?,
         };
         let Some(frame) = frame else { return Ok(()) };
+        let Frame {
+            bytes: frame,
+            overdrawn,
+        } = frame;
         let bytes = frame.len();
         let request = Request::parse(frame, &connected)?;
         if request.is_produce() {
@@ -106,7 +109,13 @@ pub(crate) async fn serve(
         while let Some(earlier) = pending.pop_front() {
             connection.answer(&earlier.answer.await).await?;
         }
-        let answer = request.handle(&broker).await?;
+        // A request may wait for long: a member for its group, a fetch for news. Not with what all others wait for.
+        let answer = if overdrawn {
+            let handled = tokio::time::timeout(OVERDRAFT_PATIENCE, request.handle(&broker)).await;
+            handled.map_err(|_elapsed| Closed::Stalled)??
+        } else {
+            request.handle(&broker).await?
+        };
         connection.answer(&answer).await?;
     }
 }
@@ -123,6 +132,13 @@ async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
     }
 }
 
+/// A whole request, without its length.
+struct Frame {
+    bytes: Bytes,
+    /// It came although memory was used up, and keeps everybody else from doing the same until it is gone.
+    overdrawn: bool,
+}
+
 struct Connection {
     socket: TcpStream,
     read: BytesMut,
@@ -131,24 +147,26 @@ struct Connection {
 }
 
 impl Connection {
-    /// The next whole frame, without its length; `None` when the peer closed between frames. May be dropped and
+    /// The next whole frame; `None` when the peer closed between frames. May be dropped and
     /// called again without losing bytes.
-    async fn next_frame(&mut self, bytes_max: usize, idle: Duration) -> Result<Option<Bytes>, Closed> {
+    async fn next_frame(&mut self, bytes_max: usize, idle: Duration) -> Result<Option<Frame>, Closed> {
         let deadline = Instant::now() + idle;
         loop {
             if let Some(frame) = self.take_frame(bytes_max)? {
                 return Ok(Some(frame));
             }
-            if self.held.is_overdrawn() {
-                tokio::time::timeout(OVERDRAFT_PATIENCE, self.socket.readable())
-                    .await
-                    .map_err(|_elapsed| Closed::Stalled)??;
-            } else {
-                tokio::time::timeout_at(deadline, self.socket.readable())
-                    .await
-                    .map_err(|_elapsed| Closed::Idle)??;
+            if self.held.is_stalled() {
+                return Err(Closed::Stalled);
             }
-            self.held.room().await;
+            tokio::select! {
+                biased;
+                readable = self.socket.readable() => readable?,
+                () = self.held.stalled() => return Err(Closed::Stalled),
+                () = tokio::time::sleep_until(deadline) => return Err(Closed::Idle),
+            }
+            tokio::time::timeout_at(deadline, self.held.room())
+                .await
+                .map_err(|_elapsed| Closed::Stalled)?;
             match self.socket.try_read_buf(&mut self.read) {
                 Ok(0) if self.read.is_empty() => return Ok(None),
                 Ok(0) => {
@@ -164,7 +182,7 @@ impl Connection {
     }
 
     /// A frame that has arrived whole; otherwise makes room for more of it.
-    fn take_frame(&mut self, bytes_max: usize) -> Result<Option<Bytes>, Closed> {
+    fn take_frame(&mut self, bytes_max: usize) -> Result<Option<Frame>, Closed> {
         let Some(prefix) = self.read.first_chunk::<4>() else {
             self.read.reserve(READ_AHEAD.min(4096));
             return Ok(None);
@@ -184,7 +202,10 @@ impl Connection {
         }
         self.read.advance(4);
         let frame = self.read.split_to(length).freeze();
-        Ok(Some(self.held.cut(frame, 4 + length)))
+        Ok(Some(Frame {
+            overdrawn: self.held.is_overdrawn(),
+            bytes: self.held.cut(frame, 4 + length),
+        }))
     }
 
     async fn answer(&self, parts: &[Part]) -> Result<(), Closed> {
