@@ -82,6 +82,15 @@ impl Log {
         written.map(|sealed| self.as_sealed(sealed)).collect()
     }
 
+    /// Those of [`Self::sealed`] that end behind `from` and at or before `upto`, the first `count_max` of them. Costs as
+    /// much as it gives: for being asked often.
+    pub fn sealed_between(&self, from: Offset, upto: Offset, count_max: usize) -> Vec<SealedSegment> {
+        let first = self.sealed.partition_point(|sealed| sealed.summary.end <= from);
+        let due = |sealed: &&Sealed| sealed.is_written && sealed.summary.end <= upto;
+        let found = self.sealed.range(first..).take_while(due).take(count_max);
+        found.map(|sealed| self.as_sealed(sealed)).collect()
+    }
+
     /// Lets go of sealed segments that end at or before `offset` *and* below the last written checkpoint (what their
     /// batches said of producers and epochs must not go with them): sync, checkpoint, then drop. Run the result
     /// without the lock. The log start is not moved: without a tier, move it first ([`Log::set_log_start`]).

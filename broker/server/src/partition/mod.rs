@@ -22,7 +22,8 @@ use varve_cluster::replica::{self, Durability, take_over};
 use varve_cluster::topic_config::TopicConfig;
 use varve_cluster::{BrokerEpoch, BrokerId, TopicId, TopicName};
 use varve_log::{
-    AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, TierEnd, Timestamp,
+    AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, SealedSegment, TierEnd,
+    Timestamp,
 };
 use waiters::Waiters;
 
@@ -306,6 +307,18 @@ impl Partition {
     /// Whether its topic goes to the bucket.
     pub(crate) fn is_tiered(&self) -> bool {
         self.state.lock().config.remote_storage
+    }
+
+    /// Sealed, committed, not yet in the bucket: the first `count_max` segments of a tiered topic.
+    pub(crate) fn due_for_tier(&self, count_max: usize) -> Vec<SealedSegment> {
+        let state = self.state.lock();
+        if !state.config.remote_storage {
+            return vec![];
+        }
+        let from = state.tier.as_ref().map_or(Offset::ZERO, |pointer| pointer.end);
+        state
+            .log
+            .sealed_between(from, state.offsets().last_stable, count_max)
     }
 
     /// The topic is gone or the broker stops: nobody waits any more.
