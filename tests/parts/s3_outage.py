@@ -1,6 +1,8 @@
 """The S3 server dies under load and comes back: producing goes on, nothing is lost, the uploads catch up."""
 
+import os
 import random
+import signal
 import threading
 import time
 
@@ -10,7 +12,7 @@ from harness.bucket import Versitygw
 from harness.part import Failed, Part, run
 from harness.place import FULL, wait_for
 from harness.traffic import Digest, consume, read_digest, seal, tiered_topic
-from harness.wire import EARLIEST_LOCAL, LATEST_TIERED, Connection
+from harness.wire import EARLIEST, EARLIEST_LOCAL, LATEST_TIERED, Connection
 
 OUTAGE_S = 60 if FULL else 10
 PARTITIONS = 2
@@ -65,7 +67,33 @@ def places(broker, place: int) -> list[int]:
         return [connection.offset_at("outage", p, place)[0] for p in range(PARTITIONS)]
 
 
+def retention_goes_on(part: Part):
+    """A tiered partition that needs its manifest to know what may go does not hold up the others."""
+    server = Versitygw(part.directory / "s3-retention").start()
+    broker = part.broker(server.settings(), name="broker-retention", bucket=server.url(), env=server.env()).start()
+    tiered_topic(broker, "tiered")
+    part.local_copies_gone(broker, "tiered", {0: 1} | seal(broker.address, "tiered"))
+    broker.create("plain", segment_bytes=1 << 20, retention_ms=-1, remote_storage_enable="false")
+    seal(broker.address, "plain")
+    broker.stop()
+    broker.start()                                          # without limits nobody has asked for the manifest yet
+    os.kill(server.process.child.pid, signal.SIGSTOP)        # what does not answer is waited for longer than what refuses
+    broker.alter("tiered", retention_bytes=1 << 30)
+    time.sleep(2)
+    broker.alter("plain", retention_bytes=1)
+
+    def trimmed():
+        with Connection(broker.address) as connection:
+            return connection.offset_at("plain", 0, EARLIEST)[0] > 0
+    wait_for("retention of the other topic", trimmed, 10)
+    part.say("retention of other topics goes on without the bucket")
+    broker.stop()
+    server.kill()
+
+
 def story(part: Part):
+    if not part.against_kafka:
+        retention_goes_on(part)
     server = Versitygw(part.directory / "s3").start()
     broker = part.broker(None if part.against_kafka else server.settings(), bucket=server.url(), env=server.env()).start() \
         if not part.against_kafka else part.broker().start()

@@ -2,6 +2,7 @@
 
 use crate::broker::Broker;
 use crate::partition::Partition;
+use futures::StreamExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -13,6 +14,8 @@ const ROLL_INTERVAL: Duration = Duration::from_secs(1);
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often idle files are closed and silent producers forgotten.
 const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+/// Tiered partitions whose retention may wait for the bucket at the same time.
+const TIERED_AT_ONCE: usize = 8;
 
 /// Something that is due every so often.
 struct Due {
@@ -38,7 +41,36 @@ impl Due {
 }
 
 /// Runs until the node stops.
-pub(crate) async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn run(broker: Arc<Broker>, stopped: watch::Receiver<bool>) {
+    // What may have to wait for the bucket runs beside the rest, which must not.
+    tokio::join!(
+        keep_house(&broker, stopped.clone()),
+        retain_tiered(&broker, stopped)
+    );
+}
+
+/// Where the logs of tiered partitions begin.
+async fn retain_tiered(broker: &Arc<Broker>, mut stopped: watch::Receiver<bool>) {
+    let pass = async || {
+        tokio::time::sleep(broker.config.retention_check).await;
+        let tiered = broker.partitions.all().into_iter().filter(|one| one.is_tiered());
+        let turns = futures::stream::iter(tiered);
+        turns
+            .for_each_concurrent(TIERED_AT_ONCE, async |partition| {
+                let moved = crate::retention::move_log_start(broker, &partition).await;
+                tell(&partition, moved);
+            })
+            .await;
+    };
+    loop {
+        tokio::select! {
+            () = pass() => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn keep_house(broker: &Arc<Broker>, mut stopped: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(ROLL_INTERVAL.min(broker.config.retention_check));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retention = Due::every(broker.config.retention_check);
@@ -51,9 +83,9 @@ pub(crate) async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>)
         }
         let (retain, checkpoint, tidy) = (retention.now(), checkpoints.now(), tidying.now());
         for partition in broker.partitions.all() {
-            roll_by_age(&broker, &partition);
+            roll_by_age(broker, &partition);
             if retain {
-                apply_retention(&broker, &partition).await;
+                apply_retention(broker, &partition).await;
             }
             if checkpoint {
                 checkpoint_if_grown(&partition);
@@ -78,7 +110,17 @@ fn roll_by_age(broker: &Broker, partition: &Arc<Partition>) {
 
 /// What may go goes: from the log's start as `retention.*` says, from local disk as `local.retention.*` says.
 async fn apply_retention(broker: &Broker, partition: &Arc<Partition>) {
-    if let Err(error) = crate::retention::apply(broker, partition).await {
+    if !partition.is_tiered() {
+        tell(
+            partition,
+            crate::retention::move_log_start(broker, partition).await,
+        );
+    }
+    tell(partition, crate::retention::apply_here(broker, partition));
+}
+
+fn tell(partition: &Partition, outcome: anyhow::Result<()>) {
+    if let Err(error) = outcome {
         tracing::warn!(partition = %partition.id, error = format!("{error:#}"), "retention waits for its next turn");
     }
 }

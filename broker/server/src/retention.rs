@@ -10,8 +10,18 @@ use varve_log::retention::{Local, Policy, Tiering, drop_before, is_active_expire
 use varve_log::{Offset, SealedSegment};
 use varve_tiering::retention::{Extent, Limits};
 
-/// One partition's turn.
-pub(crate) async fn apply(broker: &Broker, partition: &Arc<Partition>) -> anyhow::Result<()> {
+/// What may leave this disk leaves it. Asks nothing of the bucket.
+pub(crate) fn apply_here(broker: &Broker, partition: &Arc<Partition>) -> anyhow::Result<()> {
+    let config = partition.config();
+    if config.compacted {
+        return Ok(());
+    }
+    drop_local(broker, partition, &config)
+}
+
+/// Moves the log's start to where it has to be. For a tiered partition this may read its manifest, which takes as long
+/// as the bucket takes.
+pub(crate) async fn move_log_start(broker: &Broker, partition: &Arc<Partition>) -> anyhow::Result<()> {
     let config = partition.config();
     if config.compacted {
         return Ok(());
@@ -22,7 +32,7 @@ pub(crate) async fn apply(broker: &Broker, partition: &Arc<Partition>) -> anyhow
     {
         broker.advance_log_start(partition, start).await?;
     }
-    drop_local(broker, partition, &config)
+    Ok(())
 }
 
 /// A segment that is still appended to cannot go; once even its newest record is too old it is sealed.
