@@ -289,6 +289,24 @@ fn a_segment_rolls_before_it_grows_past_its_size() {
 }
 
 #[test]
+fn a_few_sealed_segments_are_found_without_listing_all() {
+    let (mut log, _) = open(&SimDisk::new(), small());
+    for n in 0..1000 {
+        append(&mut log, &batch(&n.to_string(), 1));
+    }
+    save(&mut log);
+    let sealed = log.sealed();
+    assert!(sealed.len() > 5);
+    for (from, upto) in [(0, 1000), (1, 999), (170, 600), (600, 170), (1000, 1000)] {
+        let (from, upto) = (Offset::new(from), Offset::new(upto));
+        let found = log.sealed_between(from, upto, 3).into_iter().map(|one| one.end);
+        let all = sealed.iter().map(|one| one.end);
+        let want = all.filter(|end| *end > from && *end <= upto).take(3);
+        assert_eq!(found.collect::<Vec<_>>(), want.collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_segment_rolls_by_the_age_of_its_records_and_of_its_first_append() {
     let day = 86_400_000;
     let settings = Settings {
