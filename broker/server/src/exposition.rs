@@ -117,7 +117,7 @@ pub const FAMILIES: &[Family] = &[
     gauge(
         "kafka_server_replicamanager_leadercount",
         "Partitions led.",
-        |b| one(b.partitions.all().len() as u64),
+        |b| one(b.partitions.led().len() as u64),
     ),
     gauge(
         "kafka_server_replicamanager_offlinereplicacount",

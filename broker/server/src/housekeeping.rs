@@ -53,7 +53,7 @@ pub(crate) async fn run(broker: Arc<Broker>, stopped: watch::Receiver<bool>) {
 async fn retain_tiered(broker: &Arc<Broker>, mut stopped: watch::Receiver<bool>) {
     let pass = async || {
         tokio::time::sleep(broker.config.retention_check).await;
-        let tiered = broker.partitions.all().into_iter().filter(|one| one.is_tiered());
+        let tiered = broker.partitions.led().into_iter().filter(|one| one.is_tiered());
         let turns = futures::stream::iter(tiered);
         turns
             .for_each_concurrent(TIERED_AT_ONCE, async |partition| {
@@ -103,14 +103,14 @@ async fn keep_house(broker: &Arc<Broker>, mut stopped: watch::Receiver<bool>) {
 
 fn roll_by_age(broker: &Broker, partition: &Arc<Partition>) {
     let now = broker.clock.now();
-    if partition.with_log(|log| log.roll_if_old(now)) {
+    if partition.leads() && partition.with_log(|log| log.roll_if_old(now)) {
         partition.write_turn();
     }
 }
 
 /// What may go goes: from the log's start as `retention.*` says, from local disk as `local.retention.*` says.
 async fn apply_retention(broker: &Broker, partition: &Arc<Partition>) {
-    if !partition.is_tiered() {
+    if partition.leads() && !partition.is_tiered() {
         tell(
             partition,
             crate::retention::move_log_start(broker, partition).await,

@@ -4,7 +4,7 @@
 
 use super::Caller;
 use super::fetch_replica;
-use super::topics::{TopicKey, check_epoch, missing};
+use super::topics::{TopicKey, check_epoch, not_served};
 use crate::broker::Broker;
 use crate::partition::{Partition, Read, Visible};
 use crate::tier::ColdRead;
@@ -142,7 +142,7 @@ fn find(broker: &Arc<Broker>, request: &FetchRequest) -> (Vec<(TopicKey, usize)>
         for partition in &asked.partitions {
             let found = topic.as_ref().map_err(|code| *code).and_then(|topic| {
                 let found = broker.partition(topic.id, partition.partition);
-                let found = found.ok_or_else(|| missing(topic, partition.partition))?;
+                let found = found.ok_or_else(|| not_served(broker, topic, partition.partition))?;
                 check_epoch(partition.current_leader_epoch, found.leader_epoch())?;
                 Ok(found)
             });

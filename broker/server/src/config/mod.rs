@@ -211,8 +211,6 @@ impl Config {
         let node_id = read.at_least("node.id", 0)?;
         let listeners = listener::parse(&read)?;
         let advertised = listener::advertised(&read, &listeners)?;
-        let voters = listener::voters(&read, node_id)?;
-        let controller_listener = listener::controller(&read, &voters)?;
         let log_dirs: Vec<PathBuf> = match given.get("log.dirs").or_else(|| given.get("log.dir")) {
             Some(dirs) => list(dirs).into_iter().map(PathBuf::from).collect(),
             None => vec![PathBuf::from(read.text("log.dirs"))],
@@ -226,14 +224,7 @@ impl Config {
             inter_broker_listener: listener::inter_broker(&read, &listeners),
             listeners,
             advertised,
-            quorum: QuorumSettings {
-                voters,
-                listener: controller_listener,
-                election_timeout: read.millis("controller.quorum.election.timeout.ms")?,
-                fetch_timeout: read.millis("controller.quorum.fetch.timeout.ms")?,
-                heartbeat_interval: read.millis("broker.heartbeat.interval.ms")?,
-                session_timeout: read.millis("broker.session.timeout.ms")?,
-            },
+            quorum: quorum_settings(&read, node_id)?,
             replica_lag_max: read.millis("replica.lag.time.max.ms")?,
             rack: given.get("broker.rack").cloned(),
             log_dirs,
@@ -294,6 +285,18 @@ fn check_roles(read: &Reader<'_>) -> Result<(), ConfigError> {
         &text,
         "one node is both: write broker,controller",
     ))
+}
+
+fn quorum_settings(read: &Reader<'_>, node_id: i32) -> Result<QuorumSettings, ConfigError> {
+    let voters = listener::voters(read, node_id)?;
+    Ok(QuorumSettings {
+        listener: listener::controller(read, &voters)?,
+        voters,
+        election_timeout: read.millis("controller.quorum.election.timeout.ms")?,
+        fetch_timeout: read.millis("controller.quorum.fetch.timeout.ms")?,
+        heartbeat_interval: read.millis("broker.heartbeat.interval.ms")?,
+        session_timeout: read.millis("broker.session.timeout.ms")?,
+    })
 }
 
 fn group_settings(read: &Reader<'_>) -> Result<GroupSettings, ConfigError> {

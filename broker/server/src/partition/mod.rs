@@ -312,13 +312,17 @@ impl Partition {
     /// Sealed, committed, not yet in the bucket: the first `count_max` segments of a tiered topic.
     pub(crate) fn due_for_tier(&self, count_max: usize) -> Vec<SealedSegment> {
         let state = self.state.lock();
-        if !state.config.remote_storage {
+        let Some(leader) = state.role.leading().filter(|_| state.config.remote_storage) else {
             return vec![];
-        }
+        };
         let from = state.tier.as_ref().map_or(Offset::ZERO, |pointer| pointer.end);
-        state
+        let mut sealed = state
             .log
-            .sealed_between(from, state.offsets().last_stable, count_max)
+            .sealed_between(from, state.offsets().last_stable, count_max);
+        let others_have = |segment: &SealedSegment| leader.is_sealed_everywhere(&state.log, segment.end);
+        let count = sealed.iter().take_while(|segment| others_have(segment)).count();
+        sealed.truncate(count);
+        sealed
     }
 
     /// The topic is gone or the broker stops: nobody waits any more.

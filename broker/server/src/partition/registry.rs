@@ -198,7 +198,14 @@ impl Keeper {
             index,
         };
         let flush = (self.config.flush, Arc::clone(&self.syncer));
-        Ok(Partition::new(id, self.me, log, config, flush, (metadata, self.clock.now())))
+        Ok(Partition::new(
+            id,
+            self.me,
+            log,
+            config,
+            flush,
+            (metadata, self.clock.now()),
+        ))
     }
 
     /// What is in the bucket was committed: a local log that ends before it has lost data (a replaced disk), and
@@ -242,6 +249,13 @@ impl Partitions {
     /// A partition held here.
     pub(crate) fn get(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
         self.map.read().open.get(&(topic, index)).cloned()
+    }
+
+    /// Those this broker leads, in no order.
+    pub(crate) fn led(&self) -> Vec<Arc<Partition>> {
+        let mut all = self.all();
+        all.retain(|partition| partition.leads());
+        all
     }
 
     /// All of them, in no order.

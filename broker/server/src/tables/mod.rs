@@ -89,7 +89,11 @@ async fn run(broker: Arc<Broker>, mut stopped: watch::Receiver<bool>) {
     }
 }
 
+/// The broker that leads the first partition keeps the table; it reads the others' records from its own replicas.
 fn wants_table(broker: &Broker, topic: &Topic) -> Option<TableConfig> {
+    if topic.partition(0)?.leader != Some(broker.id()) {
+        return None;
+    }
     topic_settings::of(&broker.config, &broker.view(), topic)
         .table
         .clone()
@@ -268,7 +272,7 @@ fn topic_partitions(broker: &Broker, topic: &Topic) -> Vec<Option<Arc<crate::par
         .topic(topic.id)
         .map_or(0, |topic| topic.partitions.len());
     (0..i32::try_from(count).unwrap_or(i32::MAX))
-        .map(|index| broker.partition(topic.id, index))
+        .map(|index| broker.partitions.get(topic.id, index))
         .collect()
 }
 

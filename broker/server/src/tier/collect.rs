@@ -38,7 +38,7 @@ pub(super) async fn run(
         if sweep {
             sweep_due = Instant::now() + SWEEP_INTERVAL;
         }
-        for partition in broker.partitions.all() {
+        for partition in broker.partitions.led() {
             let behind = partition
                 .tier()
                 .is_some_and(|pointer| pointer.start < partition.offsets().log_start);
@@ -60,7 +60,10 @@ pub(super) async fn run(
                 );
             }
         }
-        for (topic, tombstone) in &broker.view().tombstones {
+        let view = broker.view();
+        // One of them is enough.
+        let first = view.live_brokers().map(|other| other.id).min();
+        for (topic, tombstone) in view.tombstones.iter().filter(|_| first == Some(broker.id())) {
             purge(&broker, &tier, &metadata, *topic, tombstone).await;
         }
     }

@@ -65,7 +65,7 @@ pub(super) async fn run(
             _ = stopped.wait_for(|stop| *stop) => return,
         }
         turns.forget(|id| broker.partition(id.topic_id, id.index).is_none());
-        for partition in broker.partitions.all() {
+        for partition in broker.partitions.led() {
             if turns.running() >= PARTITIONS_MAX {
                 break;
             }
