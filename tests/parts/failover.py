@@ -1,24 +1,36 @@
 """Three brokers; the leader of a partition is killed with -9, again and again, under acks=all load.
 
 One idempotent librdkafka producer lives through all of it, a live reader follows. After each kill the broker comes back,
-catches up and is in sync again before the next one dies. The ledger of what was sent, acknowledged and read goes to the
-checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills, VARVE_TEST_SEED makes a run again.
+catches up and is in sync again before the next one dies. Small segments leave for a bucket the whole time, and their local
+copies go; at the end everything is read from the beginning, from the bucket. The ledger of what was sent, acknowledged and
+read goes to the checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills, VARVE_TEST_SEED makes a run again.
 """
 
 import os
 import random
 import time
 
-from confluent_kafka.admin import NewTopic
+from confluent_kafka import Consumer, TopicPartition
 
 from harness.cluster import Cluster
 from harness.ledger import Ledger, Load, Reader, judge, read_all
 from harness.part import Failed, Part, run
 from harness.place import FULL, wait_for
+from harness.traffic import seal, tiered_topic
+from harness.wire import EARLIEST_LOCAL, Connection
 
 KILLS = int(os.environ.get("VARVE_TEST_KILLS") or (200 if FULL else 5))
 SEED = int(os.environ.get("VARVE_TEST_SEED") or time.time_ns() % 1_000_000_007)
 PARTITIONS = 3
+
+
+def gone_everywhere(cluster: Cluster, ends: dict[int, int]) -> bool:
+    for partition, end in ends.items():
+        leader = cluster.number(cluster.leader("ledger", partition))
+        with Connection(leader.address) as connection:
+            if connection.offset_at("ledger", partition, EARLIEST_LOCAL)[0] < end:
+                return False
+    return True
 
 
 def story(part: Part):
@@ -27,10 +39,8 @@ def story(part: Part):
         return
     part.say(f"seed {SEED}, {KILLS} kills")
     chance = random.Random(SEED)
-    cluster = Cluster(part.directory, bucket=None).start()
-    admin = cluster.number(1).admin()
-    for done in admin.create_topics([NewTopic("ledger", PARTITIONS, 3)]).values():
-        done.result(30)
+    cluster = Cluster(part.directory).start()
+    tiered_topic(cluster, "ledger", PARTITIONS)
     ledger = Ledger(part.directory / "history.txt")
     load = Load(cluster.address, ledger, random.Random(SEED + 1), list(range(PARTITIONS)))
     reader = Reader(cluster.address, ledger, PARTITIONS)
@@ -52,7 +62,13 @@ def story(part: Part):
         part.say(f"kill {kill + 1}: broker {victim}, acknowledged again after {gaps[-1]:.2f} s, {ledger.acknowledged} in all")
     load.finish()
     reader.finish()
-    read_all(cluster, ledger, PARTITIONS)
+    asker = Consumer({"bootstrap.servers": cluster.address, "group.id": "ends", "log_level": 0})
+    ends = {p: asker.get_watermark_offsets(TopicPartition("ledger", p), timeout=30)[1] for p in range(PARTITIONS)}
+    asker.close()
+    seal(cluster.address, "ledger", PARTITIONS)
+    wait_for("local copies gone", lambda: gone_everywhere(cluster, ends), 120, pause=0.2)
+    part.say("all of it is in the bucket, and only there")
+    read_all(cluster, ledger, ends)
     ledger.file.close()
     cluster.stop()
     judge(part, ledger, KILLS, SEED)

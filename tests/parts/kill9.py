@@ -55,7 +55,7 @@ def story(part: Part):
                  f"ready again in {recoveries[-1]:.2f} s")
     long_lived.finish()
     reader.finish()
-    read_all(broker, ledger, PARTITIONS)
+    read_all(broker, ledger, {p: part.log_end(broker, "ledger", p) for p in range(PARTITIONS)})
     ledger.file.close()
     broker.stop()
     judge(part, ledger, KILLS, SEED)

@@ -27,6 +27,7 @@ class Broker:
 
     name = "?"
     tiered = False
+    replication = 1
 
     def __init__(self, directory: pathlib.Path, settings: dict | None = None, env: dict | None = None):
         self.directory = directory
@@ -72,7 +73,7 @@ class Broker:
 
     def create(self, topic: str, partitions: int = 1, **configs):
         """Keyword names are Kafka's with underscores for dots: segment_bytes=1048576."""
-        new = NewTopic(topic, partitions, 1, config={k.replace("_", "."): str(v) for k, v in configs.items()})
+        new = NewTopic(topic, partitions, self.replication, config={k.replace("_", "."): str(v) for k, v in configs.items()})
         admin = self.admin()                                # kept: its futures end with it
         for done in admin.create_topics([new]).values():
             done.result(30)

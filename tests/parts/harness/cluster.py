@@ -23,9 +23,14 @@ class Cluster:
             "min.insync.replicas": "2",
             **(settings or {}),
         }
+        self.tiered = varve.get("bucket", "own") is not None
+        if varve.get("bucket") == "own" or "bucket" not in varve:
+            (directory / "bucket").mkdir(parents=True, exist_ok=True)
+            varve["bucket"] = f"file://{directory / 'bucket'}"
         self.brokers = []
         for n, controller in enumerate(controllers, 1):
             broker = Varve(directory / f"broker-{n}", {**common, "node.id": str(n)}, **varve)
+            broker.replication = 3
             broker.settings["listeners"] += f",CONTROLLER://127.0.0.1:{controller}"
             self.brokers.append(broker)
 
@@ -45,8 +50,8 @@ class Cluster:
         for broker in self.brokers:
             broker.stop()
 
-    def metadata(self, topic: str):
-        return self.brokers[0].admin().list_topics(topic, timeout=10).topics[topic]
+    def create(self, topic: str, partitions: int = 1, **configs):
+        self.brokers[0].create(topic, partitions, **configs)
 
     def number(self, n: int) -> Varve:
         return self.brokers[n - 1]

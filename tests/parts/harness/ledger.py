@@ -119,10 +119,7 @@ class Reader(threading.Thread):
             raise Failed(f"live reader: {self.failure}")
 
 
-def read_all(broker, ledger: Ledger, partitions: int):
-    asker = Consumer({"bootstrap.servers": broker.address, "group.id": "ends", "log_level": 0})
-    ends = {p: asker.get_watermark_offsets(TopicPartition("ledger", p), timeout=30)[1] for p in range(partitions)}
-    asker.close()
+def read_all(broker, ledger: Ledger, ends: dict[int, int]):
     for m in consume(broker.address, "ledger", ends):
         ledger.write("read", "final", m.partition(), m.offset(), m.value().split(b" ", 1)[0].decode())
     for p, end in ends.items():

@@ -1,0 +1,104 @@
+"""Three brokers as Kafka's own tools and a consumer group see them: through the loss of a leader and of the controller."""
+
+import json
+import re
+import threading
+
+from harness.cluster import Cluster
+from harness.java_tools import tool
+from harness.part import Part, run
+from harness.place import wait_for
+
+
+def prints(part: Part, address: str, name: str, *arguments, want: str) -> str:
+    printed = quorum(address, *arguments) if name == "kafka-metadata-quorum" else tool(name, *arguments, "--bootstrap-server", address)
+    for pattern in want.splitlines():
+        part.check(re.search(pattern, printed, re.M) is not None, f"{name} {' '.join(map(str, arguments))[:60]} prints /{pattern}/", printed[-1200:])
+    return printed
+
+
+def quorum(address: str, *arguments) -> str:
+    # This tool wants the address before its subcommand.
+    return tool("kafka-metadata-quorum", "--bootstrap-server", address, *arguments)
+
+
+def quorum_leader(address: str) -> int:
+    printed = quorum(address, "describe", "--status")
+    return int(re.search(r"LeaderId:\s+(\d+)", printed).group(1))
+
+
+def story(part: Part):
+    if part.against_kafka:
+        part.say("only Varve's own cluster is started")
+        return
+    cluster = Cluster(part.directory, bucket=None).start()
+    address = cluster.address
+    prints(part, address, "kafka-topics", "--create", "--topic", "orders", "--partitions", 6, "--replication-factor", 3, want=r"Created topic orders\.")
+    described = prints(part, address, "kafka-topics", "--describe", "--topic", "orders", want="ReplicationFactor: 3")
+    leaders = [int(n) for n in re.findall(r"Leader: (\d)", described)]
+    part.equal(sorted(set(leaders)), [1, 2, 3], "leaders are spread over the brokers")
+    prints(part, address, "kafka-metadata-quorum", "describe", "--status", want="LeaderId:\\s+[123]\nCurrentVoters:.*1.*2.*3\nHighWatermark:\\s+[1-9]")
+    prints(part, address, "kafka-metadata-quorum", "describe", "--replication", want="Leader\nFollower")
+    part.equal(tool("kafka-topics", "--describe", "--under-replicated-partitions", "--bootstrap-server", address).strip(), "",
+               "nothing misses a replica")
+
+    produced, failed = {}, []
+
+    def produce():
+        try:
+            produced["text"] = tool("kafka-verifiable-producer", "--topic", "orders", "--max-messages", 20000, "--throughput", 2000, "--acks", -1,
+                                    "--bootstrap-server", address, seconds=150)
+        except Exception as error:
+            failed.append(error)
+    load = threading.Thread(target=produce)
+    load.start()
+    wait_for("records", lambda: part.log_end(cluster.number(leaders[0]), "orders", 0) > 100, 60, pause=0.1)
+    controller = quorum_leader(address)
+    cluster.number(controller).kill()
+    part.say(f"broker {controller}, which led the quorum, is killed under load")
+    others = ",".join(b.address for b in cluster.brokers if b is not cluster.number(controller))
+    wait_for("another leader of the quorum", lambda: quorum_leader(others) != controller, 60, pause=0.5)
+    prints(part, others, "kafka-topics", "--create", "--topic", "meanwhile", "--partitions", 2, "--replication-factor", 2, want="Created topic meanwhile")
+    missing = tool("kafka-topics", "--describe", "--under-replicated-partitions", "--bootstrap-server", others)
+    part.equal(len(re.findall("Topic: orders", missing)), 6, "what misses a replica is told")
+    cluster.number(controller).start()
+    wait_for("everybody in sync again", lambda: cluster.in_sync("orders"), 60, pause=0.2)
+    load.join()
+    if failed:
+        raise failed[0]
+    lines = [json.loads(line) for line in produced["text"].splitlines() if line.startswith("{")]
+    sent = {int(l["value"]) for l in lines if l["name"] == "producer_send_success"}
+    part.equal(len(sent), 20000, "kafka-verifiable-producer: every record is acknowledged")
+    printed = tool("kafka-console-consumer", "--topic", "orders", "--from-beginning", "--timeout-ms", 15000, "--group", "readers",
+                   "--max-messages", 20000, "--bootstrap-server", address)
+    read = {int(line) for line in printed.splitlines() if line.isdigit()}
+    part.equal((len(read), sent - read), (20000, set()), "kafka-console-consumer reads every one of them")
+    group = tool("kafka-consumer-groups", "--describe", "--group", "readers", "--bootstrap-server", address)
+    lags = [int(l.split()[5]) for l in group.splitlines() if re.search(r"\borders\b", l)]
+    part.equal(lags, [0] * 6, "its group has no lag")
+    coordinator = cluster.leader("__consumer_offsets", group_partition("readers"))
+    cluster.number(coordinator).kill()
+    others = ",".join(b.address for b in cluster.brokers if b is not cluster.number(coordinator))
+    part.say(f"broker {coordinator}, which coordinates the group, is killed")
+
+    def lag_known():
+        try:
+            told = tool("kafka-consumer-groups", "--describe", "--group", "readers", "--bootstrap-server", others, seconds=30)
+        except Exception:
+            return False
+        return [int(l.split()[5]) for l in told.splitlines() if re.search(r"\borders\b", l)] == [0] * 6
+    wait_for("the group's commits at its next coordinator", lag_known, 60, pause=0.5)
+    part.say("the group's commits are at its next coordinator")
+    cluster.number(coordinator).start()
+    cluster.stop()
+
+
+def group_partition(group: str, partitions: int = 50) -> int:
+    digest = 0
+    for c in group:
+        digest = (digest * 31 + ord(c)) & 0xFFFFFFFF
+    signed = digest - (1 << 32) if digest >= 1 << 31 else digest
+    return abs(signed) % partitions
+
+
+run(story)
