@@ -1,7 +1,7 @@
 """Three brokers; the leader of a partition is killed with -9, again and again, under acks=all load.
 
 One idempotent librdkafka producer lives through all of it, a live reader follows. After each kill the broker comes back,
-catches up and is in sync again before the next one dies. Small segments leave for a bucket the whole time, and their local
+catches up and is in sync again before the next one dies; at the end all three die together. Small segments leave for a bucket the whole time, and their local
 copies go; at the end everything is read from the beginning, from the bucket. The ledger of what was sent, acknowledged and
 read goes to the checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills, VARVE_TEST_SEED makes a run again.
 """
@@ -21,6 +21,8 @@ from harness.wire import EARLIEST_LOCAL, Connection
 
 KILLS = int(os.environ.get("VARVE_TEST_KILLS") or (200 if FULL else 5))
 SEED = int(os.environ.get("VARVE_TEST_SEED") or time.time_ns() % 1_000_000_007)
+# Then all three are killed together, so often.
+AT_ONCE = 10 if FULL else 2
 PARTITIONS = 3
 
 
@@ -60,6 +62,13 @@ def story(part: Part):
         if load.failure:
             raise Failed(f"producer: {load.failure}")
         part.say(f"kill {kill + 1}: broker {victim}, acknowledged again after {gaps[-1]:.2f} s, {ledger.acknowledged} in all")
+    for again in range(AT_ONCE):
+        time.sleep(chance.uniform(0.05, 1.0))
+        cluster.kill()
+        began = time.monotonic()
+        cluster.start()
+        wait_for("everybody in sync again", lambda: cluster.in_sync("ledger"), 60, pause=0.05)
+        part.say(f"all three killed at once, time {again + 1}: in sync again after {time.monotonic() - began:.2f} s, {ledger.acknowledged} acknowledged")
     load.finish()
     reader.finish()
     asker = Consumer({"bootstrap.servers": cluster.address, "group.id": "ends", "log_level": 0})
@@ -71,7 +80,7 @@ def story(part: Part):
     read_all(cluster, ledger, ends)
     ledger.file.close()
     cluster.stop()
-    judge(part, ledger, KILLS, SEED)
+    judge(part, ledger, KILLS + AT_ONCE, SEED)
     gaps.sort()
     part.say(f"kill to acknowledgement: p50 {gaps[len(gaps) // 2]:.2f} s, p99 {gaps[min(len(gaps) - 1, len(gaps) * 99 // 100)]:.2f} s")
 

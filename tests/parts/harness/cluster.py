@@ -46,6 +46,10 @@ class Cluster:
             broker.process.wait_until(f"varve on {broker.address}", broker.ready, 60)
         return self
 
+    def kill(self):
+        for broker in self.brokers:
+            broker.kill()
+
     def stop(self):
         for broker in self.brokers:
             broker.stop()

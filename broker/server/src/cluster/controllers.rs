@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kafka_protocol::messages::EnvelopeRequest;
+use varve_cluster::controller::command::ReplicaLog;
 use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Rejected};
 use varve_cluster::raft::{Envelope, Message, NodeId};
 
-use super::{Peer, PeerError, Question, Reply, decode, encode};
+use super::{PartitionKey, Peer, PeerError, Question, Reply, decode, encode};
 use crate::metadata::replicated::{Courier, NotPlaced, Placed, QuorumView};
 
 /// `controller.quorum.request.timeout.ms`: longer than a leader keeps a fetch that has nothing to get.
@@ -55,6 +56,19 @@ impl Controllers {
         let links = self.0.get(&leader)?;
         match ask(&links.commands, &Question::Heartbeat(heartbeat), MESSAGE_WAIT).await {
             Ok(Reply::Heartbeat(answer)) => answer,
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// What another broker's logs hold; every node is broker and controller.
+    pub(crate) async fn logs(
+        &self,
+        broker: NodeId,
+        keys: Vec<PartitionKey>,
+    ) -> Option<Vec<Option<ReplicaLog>>> {
+        let links = self.0.get(&broker)?;
+        match ask(&links.commands, &Question::Logs(keys), MESSAGE_WAIT).await {
+            Ok(Reply::Logs(logs)) => Some(logs),
             Ok(_) | Err(_) => None,
         }
     }

@@ -1,16 +1,18 @@
 //! This broker as a member of the cluster: registered, alive by heartbeat, leaving in order. And, on the node that
 //! leads the quorum, the other side of it: who is alive, and what follows when somebody is not.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use varve_cluster::controller::command::ReplicaLog;
 use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Heartbeats, Rejected};
 use varve_cluster::raft::NodeId;
 use varve_cluster::{BrokerEpoch, BrokerId};
 
-use super::Controllers;
+use super::{Controllers, PartitionKey};
+use crate::broker::Broker;
 use crate::metadata::MetadataQuorum;
 use crate::metadata::replicated::{QuorumView, Replicated};
 
@@ -24,6 +26,8 @@ pub(crate) struct Membership {
     began: Instant,
     /// What the leader of the quorum knows of brokers; `None` elsewhere.
     heard: Mutex<Option<Heartbeats>>,
+    /// Set when this broker's partitions are open.
+    broker: OnceLock<Weak<Broker>>,
     leaving: watch::Sender<bool>,
     may_stop: watch::Sender<bool>,
 }
@@ -43,6 +47,7 @@ impl Membership {
             session,
             began: Instant::now(),
             heard: Mutex::new(None),
+            broker: OnceLock::new(),
             leaving: watch::Sender::new(false),
             may_stop: watch::Sender::new(false),
         })
@@ -50,6 +55,39 @@ impl Membership {
 
     pub(crate) fn quorum(&self) -> &Arc<Replicated> {
         &self.quorum
+    }
+
+    /// From here on this broker can say what its logs hold.
+    pub(crate) fn opened(&self, broker: &Arc<Broker>) {
+        // Only a second call could fail, and there is none.
+        let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// What this broker's logs hold.
+    pub(crate) fn own_logs(&self, keys: &[PartitionKey]) -> Vec<Option<ReplicaLog>> {
+        let broker = self.broker.get().and_then(Weak::upgrade);
+        let log = |(topic, index): &PartitionKey| {
+            let broker = broker.as_ref()?;
+            let partition = broker.partitions.get(*topic, *index)?;
+            Some(partition.with_log(|log| ReplicaLog {
+                broker: broker.id(),
+                epoch: broker.epoch,
+                last_epoch: log.epochs().latest(),
+                log_end: log.log_end(),
+            }))
+        };
+        keys.iter().map(log).collect()
+    }
+
+    pub(super) async fn logs_of(
+        &self,
+        broker: BrokerId,
+        keys: Vec<PartitionKey>,
+    ) -> Option<Vec<Option<ReplicaLog>>> {
+        match broker == self.me {
+            true => Some(self.own_logs(&keys)),
+            false => self.controllers.logs(NodeId::new(broker.value()), keys).await,
+        }
     }
 
     /// How the quorum stands; `None` while it has no leader that answers.
@@ -151,6 +189,9 @@ impl Membership {
         loop {
             let leads = *leader.borrow_and_update() == Some(me);
             self.look_at_sessions(leads);
+            if leads {
+                super::recovery::look(&self, &self.quorum.view()).await;
+            }
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
                 changed = leader.changed() => if changed.is_err() { return },
@@ -174,7 +215,7 @@ impl Membership {
     }
 
     /// What fails is due again with the next heartbeat or look.
-    fn propose_aside(&self, command: Command) {
+    pub(super) fn propose_aside(&self, command: Command) {
         let quorum = Arc::clone(&self.quorum);
         tokio::spawn(async move {
             if let Err(error) = quorum.place(command).await {

@@ -8,6 +8,7 @@ mod controllers;
 pub(crate) mod isr;
 mod membership;
 mod peer;
+mod recovery;
 pub(crate) mod replicas;
 mod server;
 
@@ -17,6 +18,8 @@ pub(crate) use peer::{Peer, PeerError};
 pub(crate) use server::serve;
 
 use serde::{Deserialize, Serialize};
+use varve_cluster::TopicId;
+use varve_cluster::controller::command::ReplicaLog;
 use varve_cluster::controller::{Heartbeat, HeartbeatAnswer, Rejected};
 use varve_cluster::raft::Envelope;
 
@@ -35,7 +38,12 @@ enum Question {
     Heartbeat(Heartbeat),
     /// How the quorum stands.
     Describe,
+    /// What this broker's logs of these partitions hold.
+    Logs(Vec<PartitionKey>),
 }
+
+/// A topic's id and a partition's index.
+pub(crate) type PartitionKey = (TopicId, i32);
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Reply {
@@ -45,6 +53,8 @@ enum Reply {
     Heartbeat(Option<Result<HeartbeatAnswer, Rejected>>),
     /// `None`: this node does not lead the quorum.
     Describe(Option<QuorumView>),
+    /// One for each that was asked for; `None` for those that are not open here.
+    Logs(Vec<Option<ReplicaLog>>),
 }
 
 fn encode(message: &impl Serialize) -> Option<Vec<u8>> {

@@ -127,6 +127,7 @@ async fn answer(membership: &Membership, question: Question) -> Reply {
             Err(error) => Err(NotPlaced::Refused(error.to_string())),
         }),
         Question::Heartbeat(beat) => Reply::Heartbeat(membership.hear(beat)),
+        Question::Logs(keys) => Reply::Logs(membership.own_logs(&keys)),
         Question::Describe => Reply::Describe(membership.quorum().describe()),
     }
 }

@@ -144,7 +144,8 @@ impl Node {
         }
         self.background
             .spawn(housekeeping::run(Arc::clone(broker), stopped.clone()));
-        if broker.membership.is_some() {
+        if let Some(membership) = &broker.membership {
+            membership.opened(broker);
             cluster::replicas::start(broker, stopped.clone());
             self.background
                 .spawn(cluster::isr::run(Arc::clone(broker), stopped.clone()));
