@@ -59,8 +59,13 @@ def story(part: Part):
     others = ",".join(b.address for b in cluster.brokers if b is not cluster.number(controller))
     wait_for("another leader of the quorum", lambda: quorum_leader(others) != controller, 60, pause=0.5)
     prints(part, others, "kafka-topics", "--create", "--topic", "meanwhile", "--partitions", 2, "--replication-factor", 2, want="Created topic meanwhile")
-    missing = tool("kafka-topics", "--describe", "--under-replicated-partitions", "--bootstrap-server", others)
-    part.equal(len(re.findall("Topic: orders", missing)), 6, "what misses a replica is told")
+
+    def missing() -> int:
+        told = tool("kafka-topics", "--describe", "--under-replicated-partitions", "--bootstrap-server", others)
+        return len(re.findall("Topic: orders", told))
+    # The new controller gives everybody a whole session first.
+    wait_for("all six partitions told as under-replicated", lambda: missing() == 6, 30, pause=0.5)
+    part.say("what misses a replica is told")
     cluster.number(controller).start()
     wait_for("everybody in sync again", lambda: cluster.in_sync("orders"), 60, pause=0.2)
     load.join()

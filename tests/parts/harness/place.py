@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import socket
 import time
 
@@ -28,9 +29,16 @@ def built(name: str) -> pathlib.Path:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Below the range that outgoing connections take theirs from: while a broker is down, nobody may get its port, least of
+    all a client that keeps knocking and by chance connects to itself."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def wait_for(what: str, condition, seconds: float = 60, pause: float = 0.05):

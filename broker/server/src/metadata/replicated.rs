@@ -30,6 +30,8 @@ const DIR: &str = "__cluster_metadata-0";
 const WAITING_MAX: usize = 4096;
 /// Commands between two snapshots.
 const SNAPSHOT_EVERY: i64 = 10_000;
+/// Longer than the asker waits.
+const ANSWER_WAIT: Duration = Duration::from_secs(3);
 /// A proposal looks for a leader this long.
 const PROPOSE_WAIT: Duration = Duration::from_secs(30);
 const PROPOSE_PAUSE: Duration = Duration::from_millis(50);
@@ -187,7 +189,8 @@ impl Replicated {
         }
         let (answer, answered) = oneshot::channel();
         self.inbox.send(Input::Request(request, answer)).await.ok()?;
-        answered.await.ok()
+        // Some are never answered, and whoever asked has given up by then.
+        tokio::time::timeout(ANSWER_WAIT, answered).await.ok()?.ok()
     }
 
     /// Judges a command here, if this node leads.

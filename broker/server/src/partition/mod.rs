@@ -365,7 +365,10 @@ fn role(
                 now.value(),
             ) {
                 Ok(leader) => Role::Leading(leader),
-                Err(_rebuild) => waiting,
+                Err(rebuild) => {
+                    tracing::error!(?rebuild, %epoch, "the log ends below what is in the bucket: this broker cannot lead it");
+                    waiting
+                }
             }
         }
         Some(leader) => replication::follow((me.id, me.epoch), (leader, epoch), committed),

@@ -218,7 +218,8 @@ impl Keeper {
         if recovered.cut_bytes > 0 {
             tracing::warn!(dir = %dir.display(), bytes = recovered.cut_bytes, "a torn tail was cut");
         }
-        if log.log_end() >= tier_end {
+        // Among others, a replica gets what it lacks from its leader, or from the bucket with all that belongs to it.
+        if log.log_end() >= tier_end || self.config.quorum.voters.len() > 1 {
             return Ok(log);
         }
         tracing::warn!(dir = %dir.display(), log_end = log.log_end().value(), tier_end = tier_end.value(), "local data is missing; the log goes on where the bucket ends");
