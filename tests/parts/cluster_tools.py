@@ -4,6 +4,8 @@ import json
 import re
 import threading
 
+from confluent_kafka import Consumer, TopicPartition
+
 from harness.cluster import Cluster
 from harness.java_tools import tool
 from harness.part import Part, run
@@ -25,6 +27,13 @@ def quorum(address: str, *arguments) -> str:
 def quorum_leader(address: str) -> int:
     printed = quorum(address, "describe", "--status")
     return int(re.search(r"LeaderId:\s+(\d+)", printed).group(1))
+
+
+def ends(address: str) -> list[int]:
+    asker = Consumer({"bootstrap.servers": address, "group.id": "ends", "log_level": 0})
+    found = [asker.get_watermark_offsets(TopicPartition("orders", p), timeout=30)[1] for p in range(6)]
+    asker.close()
+    return found
 
 
 def story(part: Part):
@@ -52,7 +61,7 @@ def story(part: Part):
             failed.append(error)
     load = threading.Thread(target=produce)
     load.start()
-    wait_for("records", lambda: part.log_end(cluster.number(leaders[0]), "orders", 0) > 100, 60, pause=0.1)
+    wait_for("records", lambda: sum(ends(address)) > 100, 60, pause=0.1)
     controller = quorum_leader(address)
     cluster.number(controller).kill()
     part.say(f"broker {controller}, which led the quorum, is killed under load")
@@ -73,11 +82,14 @@ def story(part: Part):
         raise failed[0]
     lines = [json.loads(line) for line in produced["text"].splitlines() if line.startswith("{")]
     sent = {int(l["value"]) for l in lines if l["name"] == "producer_send_success"}
-    part.equal(len(sent), 20000, "kafka-verifiable-producer: every record is acknowledged")
+    # This producer does not retry: what was on its way to a broker that died is refused, and may be there or not.
+    part.check(len(sent) > 10000, f"kafka-verifiable-producer: {len(sent)} records are acknowledged")
+    total = sum(ends(address))
     printed = tool("kafka-console-consumer", "--topic", "orders", "--from-beginning", "--timeout-ms", 15000, "--group", "readers",
-                   "--max-messages", 20000, "--bootstrap-server", address)
-    read = {int(line) for line in printed.splitlines() if line.isdigit()}
-    part.equal((len(read), sent - read), (20000, set()), "kafka-console-consumer reads every one of them")
+                   "--max-messages", total, "--bootstrap-server", address)
+    read = [int(line) for line in printed.splitlines() if line.isdigit()]
+    part.equal((len(read), sent - set(read)), (total, set()), "kafka-console-consumer reads every one of them")
+    part.equal(len(read), len(set(read)), "and none of them twice")
     group = tool("kafka-consumer-groups", "--describe", "--group", "readers", "--bootstrap-server", address)
     lags = [int(l.split()[5]) for l in group.splitlines() if re.search(r"\borders\b", l)]
     part.equal(lags, [0] * 6, "its group has no lag")
