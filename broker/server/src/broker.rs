@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use varve_cluster::controller::command::AdvanceLogStart;
 use varve_cluster::controller::{Command, Outcome, State};
 use varve_cluster::{BrokerEpoch, BrokerId, TopicId};
@@ -85,11 +85,24 @@ impl Broker {
     }
 
     /// What a log needs to begin at `at`, the end of its part in the bucket. Blocks; not for shards.
-    pub(crate) fn seed_from_tier(&self, partition: &Partition, at: Offset) -> anyhow::Result<Seed> {
-        let tier = self.tier.as_ref().context("this broker has no bucket")?;
+    pub(crate) fn seed_from_tier(
+        self: &Arc<Self>,
+        partition: &Partition,
+        at: Offset,
+    ) -> anyhow::Result<Seed> {
         let pointer = partition.tier().context("nothing of it is in the bucket")?;
-        let (tiered, log_start) = (tier.seed(&partition.id, &pointer), partition.offsets().log_start);
-        let (end, producers, epochs) = self.background.block_on(tiered)?;
+        let log_start = partition.offsets().log_start;
+        let (broker, id) = (Arc::clone(self), partition.id.clone());
+        let (tell, told) = mpsc::sync_channel(1);
+        self.background.spawn(async move {
+            let seed = match &broker.tier {
+                Some(tier) => tier.seed(&id, &pointer).await,
+                None => Err(anyhow::anyhow!("this broker has no bucket")),
+            };
+            // Whoever waits for it waits until it comes.
+            let _ = tell.send(seed);
+        });
+        let (end, producers, epochs) = told.recv().context("the broker is stopping")??;
         anyhow::ensure!(end == at, "the bucket ends elsewhere by now. end={end}, at={at}");
         Ok(Seed {
             at,
