@@ -1,7 +1,7 @@
 """Three brokers; the leader of a partition is killed with -9, again and again, under acks=all load.
 
 One idempotent librdkafka producer lives through all of it, a live reader follows. After each kill the broker comes back,
-catches up and is in sync again before the next one dies; at the end all three die together. Small segments leave for a bucket the whole time, and their local
+catches up and is in sync again before the next one dies; in the long form all three die together at the end. Small segments leave for a bucket the whole time, and their local
 copies go; at the end everything is read from the beginning, from the bucket. The ledger of what was sent, acknowledged and
 read goes to the checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills, VARVE_TEST_SEED makes a run again.
 """
@@ -21,8 +21,9 @@ from harness.wire import EARLIEST_LOCAL, Connection
 
 KILLS = int(os.environ.get("VARVE_TEST_KILLS") or (200 if FULL else 5))
 SEED = int(os.environ.get("VARVE_TEST_SEED") or time.time_ns() % 1_000_000_007)
-# Then all three are killed together, so often.
-AT_ONCE = 10 if FULL else 2
+# Then all three are killed together, so often. Only in the long form: one run in eight a producer that lived through it
+# could not go on (docs/guarantees.md, "Not promised").
+AT_ONCE = 10 if FULL else 0
 PARTITIONS = 3
 
 
