@@ -18,10 +18,11 @@ const AT_ONCE: usize = 1_000;
 
 /// One look by the quorum's leader.
 pub(super) async fn look(member: &Membership, state: &State) {
+    let leaderless: Vec<_> = waiting(state, true).take(AT_ONCE).collect();
     let mut keys: BTreeMap<BrokerId, Vec<PartitionKey>> = BTreeMap::new();
-    for one in waiting(state, true).take(AT_ONCE) {
-        for broker in one.ask {
-            keys.entry(broker).or_default().push((one.topic.id, one.index));
+    for one in &leaderless {
+        for broker in &one.ask {
+            keys.entry(*broker).or_default().push((one.topic.id, one.index));
         }
     }
     let mut logs: BTreeMap<PartitionKey, Vec<ReplicaLog>> = BTreeMap::new();
@@ -31,7 +32,7 @@ pub(super) async fn look(member: &Membership, state: &State) {
             logs.entry(key).or_default().extend(log);
         }
     }
-    for one in waiting(state, true).take(AT_ONCE) {
+    for one in leaderless {
         let logs = logs.remove(&(one.topic.id, one.index)).unwrap_or_default();
         if logs.len() < one.ask.len() {
             continue;

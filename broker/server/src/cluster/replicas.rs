@@ -19,7 +19,7 @@ use varve_cluster::replica::{Answer, Ask, Rebuild, Refusal, ReplicaFetcher, Step
 use varve_cluster::{BrokerId, TopicId};
 use varve_log::{LeaderEpoch, Offset};
 
-use super::Peer;
+use super::{PartitionKey, Peer};
 use crate::broker::Broker;
 use crate::config::Flush;
 use crate::partition::Partition;
@@ -45,9 +45,8 @@ const LIMITS: Limits = Limits {
 /// Looked at anew so often even if metadata stands still.
 const PAUSE: Duration = Duration::from_millis(100);
 
-type Key = (TopicId, i32);
 /// What is asked about a partition; nothing if it is not followed any more.
-type Question = (Key, Option<(Ask, Arc<Partition>)>);
+type Question = (PartitionKey, Option<(Ask, Arc<Partition>)>);
 
 /// Starts a copying thread for every other broker there is, and for those that come.
 pub(crate) fn start(broker: &Arc<Broker>, stopped: watch::Receiver<bool>) {
@@ -91,9 +90,9 @@ fn copy_from(broker: &Arc<Broker>, leader: BrokerId, stopped: watch::Receiver<bo
 struct Copier {
     broker: Arc<Broker>,
     leader: BrokerId,
-    fetcher: ReplicaFetcher<Key>,
+    fetcher: ReplicaFetcher<PartitionKey>,
     /// In the fetcher, with the leader epoch they follow.
-    followed: BTreeMap<Key, Arc<Partition>>,
+    followed: BTreeMap<PartitionKey, Arc<Partition>>,
     peer: Option<Peer>,
 }
 
@@ -147,7 +146,7 @@ impl Copier {
             self.peer = address.map(|address| Peer::new(address, &format!("varve-{me}-replica")));
         }
         let all = self.broker.partitions.all().into_iter();
-        let wanted: BTreeMap<Key, Arc<Partition>> = all
+        let wanted: BTreeMap<PartitionKey, Arc<Partition>> = all
             .filter(|partition| partition.follows() == Some(self.leader))
             .map(|partition| ((partition.id.topic_id, partition.id.index), partition))
             .collect();
@@ -163,8 +162,8 @@ impl Copier {
         self.followed = wanted;
     }
 
-    fn questions(&self, keys: &[Key]) -> Vec<Question> {
-        let question = |key: &Key| {
+    fn questions(&self, keys: &[PartitionKey]) -> Vec<Question> {
+        let question = |key: &PartitionKey| {
             let partition = self.followed.get(key)?;
             Some((partition.ask()?, Arc::clone(partition)))
         };
@@ -215,7 +214,7 @@ impl Copier {
 
     /// Gives each partition its part of the answer, then writes and syncs what came.
     fn took(&mut self, asked: &[Question], response: Option<FetchResponse>) {
-        let mut parts: BTreeMap<Key, PartitionData> = BTreeMap::new();
+        let mut parts: BTreeMap<PartitionKey, PartitionData> = BTreeMap::new();
         for topic in response.into_iter().flat_map(|response| response.responses) {
             for partition in topic.partitions {
                 let key = (TopicId::new(topic.topic_id), partition.partition_index);
