@@ -121,19 +121,18 @@ def verifiable(t: Tools):
     printed = t.ask("kafka-verifiable-producer", "--topic", "checked", "--max-messages", 5000, "--acks", -1)
     acknowledged = [json.loads(l) for l in printed.splitlines() if '"producer_send_success"' in l]
     t.part.equal(len(acknowledged), 5000, "kafka-verifiable-producer: 5,000 acknowledged")
-    log = open(t.part.directory / "verifiable.log", "w+")
-    consumer = subprocess.Popen(command("kafka-verifiable-consumer", "--bootstrap-server", t.address, "--topic", "checked",
-                                        "--group-id", "verifiers", "--max-messages", 5000, "--verbose"), stdout=log, stderr=log)
+    log = t.part.directory / "verifiable.log"
+    with log.open("w") as out:
+        consumer = subprocess.Popen(command("kafka-verifiable-consumer", "--bootstrap-server", t.address, "--topic", "checked",
+                                            "--group-id", "verifiers", "--max-messages", 5000, "--verbose"), stdout=out, stderr=out)
     try:
         def all_read():
-            log.seek(0)
-            return log.read().count('"record_data"') >= 5000 or consumer.poll() is not None
+            return log.read_text().count('"record_data"') >= 5000 or consumer.poll() is not None
         wait_for("kafka-verifiable-consumer reads 5,000 records", all_read, 60)
     finally:
         consumer.send_signal(signal.SIGTERM)
         consumer.wait(30)
-    log.seek(0)
-    events = [json.loads(l) for l in log.read().splitlines() if l.startswith("{")]
+    events = [json.loads(l) for l in log.read_text().splitlines() if l.startswith("{")]
     values = [(e["partition"], e["offset"], e["value"]) for e in events if e["name"] == "record_data"]
     sent = [(e["partition"], e["offset"], e["value"]) for e in acknowledged]
     t.part.equal(sorted(values)[:5000], sorted(sent), "kafka-verifiable-consumer reads exactly what was acknowledged")
