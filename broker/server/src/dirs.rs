@@ -2,12 +2,16 @@
 
 use anyhow::{Context as _, bail};
 use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use varve_cluster::{TopicId, TopicName};
+use varve_cluster::{BrokerEpoch, TopicId, TopicName};
 
 /// Which topic a partition's folder belongs to: a topic that was deleted and made again is another one.
 const OWNER_FILE: &str = "partition.metadata";
+/// Says that the last run ended in order, as Apache Kafka's file of that name does (KIP-966).
+const CLEAN_FILE: &str = ".kafka_cleanshutdown";
 /// Ends the names of folders that are on their way out.
 const DELETED: &str = "-delete";
 
@@ -15,7 +19,15 @@ const DELETED: &str = "-delete";
 #[derive(Debug)]
 pub(crate) struct LogDirs {
     dirs: Vec<PathBuf>,
+    clean_shutdown_of: Option<BrokerEpoch>,
     _locks: Vec<File>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CleanShutdown {
+    version: u32,
+    broker_epoch: u64,
 }
 
 impl LogDirs {
@@ -24,10 +36,16 @@ impl LogDirs {
         let locks = dirs.iter().map(|dir| lock(dir)).collect::<anyhow::Result<_>>()?;
         let opened = Self {
             dirs: dirs.to_vec(),
+            clean_shutdown_of: clean_shutdown_of(dirs)?,
             _locks: locks,
         };
         opened.sweep()?;
         Ok(opened)
+    }
+
+    /// The uptime that ended in order and left everything on these disks, if the last one did.
+    pub(crate) const fn clean_shutdown_of(&self) -> Option<BrokerEpoch> {
+        self.clean_shutdown_of
     }
 
     /// The first one: where the metadata log lives.
@@ -141,6 +159,39 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// Leaves in each directory that the uptime `epoch` ended in order: everything it held is on the disk.
+pub(crate) fn mark_clean_shutdown(dirs: &[PathBuf], epoch: BrokerEpoch) -> anyhow::Result<()> {
+    let mark = serde_json::to_vec(&CleanShutdown {
+        version: 0,
+        broker_epoch: epoch.value(),
+    })?;
+    for dir in dirs {
+        let mut file = File::create(dir.join(CLEAN_FILE))?;
+        file.write_all(&mark)?;
+        file.sync_all()?;
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Takes the marks away: from here on only another orderly end may say so.
+fn clean_shutdown_of(dirs: &[PathBuf]) -> anyhow::Result<Option<BrokerEpoch>> {
+    let mut epochs = vec![];
+    for dir in dirs {
+        let path = dir.join(CLEAN_FILE);
+        let Ok(text) = std::fs::read(&path) else {
+            epochs.push(None);
+            continue;
+        };
+        std::fs::remove_file(&path)?;
+        File::open(dir)?.sync_all()?;
+        let mark: Option<CleanShutdown> = serde_json::from_slice(&text).ok();
+        epochs.push(mark.map(|mark| BrokerEpoch::new(mark.broker_epoch)));
+    }
+    let first = epochs.first().copied().flatten();
+    Ok(first.filter(|_| epochs.iter().all(|epoch| *epoch == first)))
+}
+
 fn owner(partition: &Path) -> anyhow::Result<Option<TopicId>> {
     let path = partition.join(OWNER_FILE);
     let text = match std::fs::read_to_string(&path) {
@@ -196,6 +247,21 @@ mod tests {
         let _first = LogDirs::open(&[home.path().to_owned()]).unwrap();
         let second = LogDirs::open(&[home.path().to_owned()]).unwrap_err();
         assert!(second.to_string().contains("in use"), "{second}");
+    }
+
+    #[test]
+    fn an_orderly_end_is_told_once_and_by_all_directories_or_not_at_all() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let dirs = [one.path().to_owned(), two.path().to_owned()];
+        let told = || LogDirs::open(&dirs).unwrap().clean_shutdown_of();
+        assert_eq!(told(), None);
+
+        mark_clean_shutdown(&dirs, BrokerEpoch::new(7)).unwrap();
+        assert_eq!(told(), Some(BrokerEpoch::new(7)));
+        assert_eq!(told(), None, "whoever was killed since has not ended in order");
+
+        mark_clean_shutdown(&dirs[..1], BrokerEpoch::new(8)).unwrap();
+        assert_eq!(told(), None, "the other disk may be a new one");
     }
 
     #[test]

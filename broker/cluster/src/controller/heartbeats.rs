@@ -112,9 +112,17 @@ impl Heartbeats {
     /// Commands for all whose session has lapsed. Call it every fraction of a session.
     #[must_use]
     pub fn lapsed(&self, state: &State, now: i64) -> Vec<Command> {
+        let silent = self.silent_for(self.session_ms, state, now);
+        silent.into_iter().map(|(_, fence)| fence).collect()
+    }
+
+    /// Active brokers not heard for `ms`, and what fences each: for when another sign of their death is found before
+    /// the session lapses.
+    #[must_use]
+    pub fn silent_for(&self, ms: i64, state: &State, now: i64) -> Vec<(BrokerId, Command)> {
         let unfenced = state.brokers.values().filter(|broker| !broker.fenced);
-        let silent = unfenced.filter(|broker| !self.is_in_session(broker, now));
-        silent.map(fence).collect()
+        let silent = unfenced.filter(|broker| !self.was_heard(broker, ms, now));
+        silent.map(|broker| (broker.id, fence(broker))).collect()
     }
 
     /// Whether a process may register as `broker`: not while another one is alive under that id
@@ -124,7 +132,7 @@ impl Heartbeats {
         let Some(known) = state.brokers.get(&broker) else {
             return true;
         };
-        known.incarnation == incarnation || known.fenced || !self.is_in_session(known, now)
+        known.incarnation == incarnation || known.fenced || !self.was_heard(known, self.session_ms, now)
     }
 
     /// Up to here every active broker has applied the metadata: a barrier, for deletions in the tier too. A broker
@@ -160,10 +168,10 @@ impl Heartbeats {
         }
     }
 
-    fn is_in_session(&self, broker: &Broker, now: i64) -> bool {
-        self.heard.get(&broker.id).is_some_and(|heard| {
-            heard.epoch == broker.epoch && now.saturating_sub(heard.at) < self.session_ms
-        })
+    fn was_heard(&self, broker: &Broker, within_ms: i64, now: i64) -> bool {
+        self.heard
+            .get(&broker.id)
+            .is_some_and(|heard| heard.epoch == broker.epoch && now.saturating_sub(heard.at) < within_ms)
     }
 
     fn applied_by(&self, broker: &Broker) -> u64 {

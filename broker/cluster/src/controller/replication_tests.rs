@@ -434,6 +434,8 @@ fn a_silent_broker_is_fenced_and_one_that_speaks_again_unfenced() {
     let mut heartbeats = Heartbeats::begin(3000, &cluster.state, 1000);
     heartbeats.heard(&cluster.state, beat(&cluster, 1), 3000).unwrap();
     assert_eq!(heartbeats.lapsed(&cluster.state, 3999), []);
+    let silent = heartbeats.silent_for(1000, &cluster.state, 3999);
+    assert!(matches!(silent[..], [(broker, _)] if broker == id(2)));
     assert!(!heartbeats.may_register(&cluster.state, id(2), Uuid::from_u128(99), 3999));
     let lapsed = heartbeats.lapsed(&cluster.state, 4000);
     assert!(matches!(lapsed[..], [Command::FenceBroker { broker, .. }] if broker == id(2)));

@@ -48,6 +48,12 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// Its address on the listener of that name.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.name == name)
+    }
+
     /// May lead, and may be in sync.
     #[must_use]
     pub const fn is_active(&self) -> bool {

@@ -18,6 +18,13 @@ pub struct Ticket(pub u64);
 pub enum Event {
     Tick,
     Received(Envelope),
+    /// A request will get no answer. `refused`: its node answers for itself that nobody listens there, so that the
+    /// process is gone; whoever followed it need not wait until its silence has lasted.
+    Unanswered {
+        to: NodeId,
+        id: u64,
+        refused: bool,
+    },
     /// All writes up to this one are on stable storage. A write that fails is never reported: the process ends.
     Written(u64),
     /// Answered by [`Answer::Committed`], [`Answer::Refused`] or [`Answer::Unknown`].

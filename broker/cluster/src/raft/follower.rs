@@ -112,6 +112,28 @@ impl<S: Soundness> Node<S> {
             && matches!(&self.role, Role::Follower(follower) if follower.leader == at.from.id)
     }
 
+    /// A leader whose process is gone is looked past after a wait that only keeps its followers from standing all at
+    /// once. Until it is heard again its followers vote as if there were none: should it be alive after all, it has a
+    /// majority that still hears it, and whoever stands is not elected.
+    pub(super) fn unanswered(&mut self, to: NodeId, id: u64, refused: bool) {
+        if self.fetching.as_ref().is_some_and(|fetching| fetching.id == id) {
+            self.fetching = None;
+            self.fetch_after = self.now + self.config.retry_backoff;
+        }
+        let wait = self.config.election_timeout / 4;
+        let (latest, soon) = (self.now + wait, self.now + self.jitter(wait));
+        if let Role::Follower(follower) = &mut self.role
+            && follower.leader == to
+            && refused
+        {
+            follower.heard = false;
+            // Refused again, it does not draw again.
+            if follower.silent_at > latest {
+                follower.silent_at = soon;
+            }
+        }
+    }
+
     fn heard_from_leader(&mut self) {
         if let Role::Follower(follower) = &mut self.role {
             follower.heard = true;

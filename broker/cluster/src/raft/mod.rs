@@ -213,6 +213,7 @@ impl<S: Soundness> Node<S> {
         match event {
             Event::Tick => {}
             Event::Received(envelope) => self.receive(envelope, effects),
+            Event::Unanswered { to, id, refused } => self.unanswered(to, id, refused),
             Event::Written(number) => self.written(number, effects),
             Event::Propose { ticket, command } => self.propose(ticket, Payload::Command(command), effects),
             Event::Confirm { ticket } => self.confirm(ticket, effects),

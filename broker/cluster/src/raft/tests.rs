@@ -351,3 +351,35 @@ fn a_read_is_confirmed_by_who_still_follows() {
         [(Ticket(1), Answer::Confirmed { high_watermark })]
     );
 }
+
+fn gone(leader: i32) -> Event {
+    Event::Unanswered {
+        to: NodeId::new(leader),
+        id: 0,
+        refused: true,
+    }
+}
+
+#[test]
+fn a_leader_whose_process_is_gone_is_not_waited_for() {
+    let mut replicas = three();
+    let mut others = replicas.split_off(1);
+    for replica in &mut others {
+        replica.step(gone(1));
+    }
+    others[0].wait(250);
+    talk(&mut others);
+    assert!(others[0].node.is_leader());
+}
+
+#[test]
+fn a_leader_that_only_one_follower_takes_for_gone_stays() {
+    let mut replicas = three();
+    let epoch = replicas[0].node.epoch();
+    replicas[1].step(gone(1));
+    replicas[1].wait(250);
+    assert_eq!(replicas[1].node.role(), RoleName::Prospective);
+    talk(&mut replicas);
+    assert!(replicas[0].node.is_leader());
+    assert_eq!(replicas[0].node.epoch(), epoch);
+}

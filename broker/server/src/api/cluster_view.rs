@@ -36,7 +36,7 @@ pub(super) fn nodes(config: &Config, view: &State, caller: &Caller) -> Vec<Node>
 }
 
 fn node(broker: &Broker, listener: &str) -> Option<Node> {
-    let address = broker.listeners.iter().find(|address| address.name == listener)?;
+    let address = broker.listener(listener)?;
     Some(Node {
         id: broker.id,
         host: StrBytes::from_string(address.host.clone()),

@@ -11,7 +11,7 @@ use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Rejected};
 use varve_cluster::raft::{Envelope, Message, NodeId};
 
 use super::{PartitionKey, Peer, PeerError, Question, Reply, decode, encode};
-use crate::metadata::replicated::{Courier, NotPlaced, Placed, QuorumView};
+use crate::metadata::replicated::{Courier, NotPlaced, Placed, QuorumView, Unanswered};
 
 /// `controller.quorum.request.timeout.ms`: longer than a leader keeps a fetch that has nothing to get.
 const MESSAGE_WAIT: Duration = Duration::from_secs(2);
@@ -85,18 +85,21 @@ impl Controllers {
 
 #[async_trait]
 impl Courier for Controllers {
-    async fn carry(&self, request: Envelope) -> Option<Envelope> {
-        let links = self.0.get(&request.to)?;
+    async fn carry(&self, request: Envelope) -> Result<Envelope, Unanswered> {
+        let links = self.0.get(&request.to).ok_or(Unanswered::Lost)?;
         let peer = match &request.message {
             Message::Fetch(_) | Message::FetchSnapshot(_) => &links.fetches,
             _ => &links.messages,
         };
         match ask(peer, &Question::Quorum(request), MESSAGE_WAIT).await {
-            Ok(Reply::Quorum(answer)) => answer,
-            Ok(_) => None,
+            Ok(Reply::Quorum(answer)) => answer.ok_or(Unanswered::Lost),
+            Ok(_) => Err(Unanswered::Lost),
             Err(error) => {
                 tracing::debug!(%error, "a message of the metadata quorum was not answered");
-                None
+                Err(match error.is_refused() {
+                    true => Unanswered::Refused,
+                    false => Unanswered::Lost,
+                })
             }
         }
     }

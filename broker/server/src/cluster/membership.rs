@@ -1,11 +1,14 @@
 //! This broker as a member of the cluster: registered, alive by heartbeat, leaving in order. And, on the node that
 //! leads the quorum, the other side of it: who is alive, and what follows when somebody is not.
 
+use std::io;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use varve_cluster::controller::command::ReplicaLog;
 use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Heartbeats, Rejected};
 use varve_cluster::raft::NodeId;
@@ -16,11 +19,16 @@ use crate::broker::Broker;
 use crate::metadata::MetadataQuorum;
 use crate::metadata::replicated::{QuorumView, Replicated};
 
+/// A connection on a network that works is there by then, or refused.
+const CONNECT_WAIT: Duration = Duration::from_millis(300);
+
 /// See the module's first lines.
 pub(crate) struct Membership {
     me: BrokerId,
     quorum: Arc<Replicated>,
     controllers: Arc<Controllers>,
+    /// `inter.broker.listener.name`
+    inter_broker_listener: String,
     heartbeat_every: Duration,
     session: Duration,
     began: Instant,
@@ -37,12 +45,14 @@ impl Membership {
         me: BrokerId,
         quorum: Arc<Replicated>,
         controllers: Arc<Controllers>,
+        inter_broker_listener: String,
         (heartbeat_every, session): (Duration, Duration),
     ) -> Arc<Self> {
         Arc::new(Self {
             me,
             quorum,
             controllers,
+            inter_broker_listener,
             heartbeat_every,
             session,
             began: Instant::now(),
@@ -185,11 +195,12 @@ impl Membership {
     async fn watch_brokers(self: Arc<Self>) {
         let me = NodeId::new(self.me.value());
         let mut leader = self.quorum.leader();
-        let every = self.heartbeat_every.min(self.session / 4);
+        let every = (self.heartbeat_every / 2).min(self.session / 4);
         loop {
             let leads = *leader.borrow_and_update() == Some(me);
             self.look_at_sessions(leads);
             if leads {
+                self.look_for_dead().await;
                 super::recovery::look(&self, &self.quorum.view()).await;
             }
             tokio::select! {
@@ -206,10 +217,34 @@ impl Membership {
             *heard = None;
             return;
         }
-        let session = i64::try_from(self.session.as_millis()).unwrap_or(i64::MAX);
+        let session = millis(self.session);
         let heard = heard.get_or_insert_with(|| Heartbeats::begin(session, &state, self.now()));
         for fence in heard.lapsed(&state, self.now()) {
             tracing::warn!(?fence, "a broker has been silent for a session");
+            self.propose_aside(fence);
+        }
+    }
+
+    /// A broker that has missed a heartbeat and whose host refuses connections to it is dead: nobody waits for the
+    /// rest of its session. Of one that cannot be reached at all, nothing is known before that.
+    async fn look_for_dead(&self) {
+        let state = self.quorum.view();
+        let missed = self.heartbeat_every + self.heartbeat_every / 2;
+        let silent = match &*self.heard.lock() {
+            Some(heard) => heard.silent_for(millis(missed), &state, self.now()),
+            None => return,
+        };
+        let mut looks = JoinSet::new();
+        for (id, fence) in silent {
+            // Other listeners may name addresses that only clients can use.
+            let registered = state.brokers.get(&id);
+            if let Some(listener) = registered.and_then(|it| it.listener(&self.inter_broker_listener)) {
+                let address = (listener.host.clone(), listener.port);
+                looks.spawn(async move { nobody_listens(address).await.then_some(fence) });
+            }
+        }
+        for fence in looks.join_all().await.into_iter().flatten() {
+            tracing::warn!(?fence, "a broker is silent and nobody listens at its address");
             self.propose_aside(fence);
         }
     }
@@ -225,6 +260,15 @@ impl Membership {
     }
 
     fn now(&self) -> i64 {
-        i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX)
+        millis(self.began.elapsed())
     }
+}
+
+async fn nobody_listens(address: (String, u16)) -> bool {
+    let connected = tokio::time::timeout(CONNECT_WAIT, TcpStream::connect(address)).await;
+    matches!(connected, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }

@@ -33,6 +33,13 @@ pub(crate) enum PeerError {
     Misunderstood { address: String, reason: String },
 }
 
+impl PeerError {
+    /// The other host answers that nobody listens at the address.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Unreachable { cause, .. } if cause.kind() == io::ErrorKind::ConnectionRefused)
+    }
+}
+
 /// See the module's first lines. Requests take turns: whoever waits for long answers has a peer of its own.
 #[derive(Debug)]
 pub(crate) struct Peer {

@@ -138,7 +138,7 @@ impl Copier {
     fn agree(&mut self, view: &State) {
         let address = view.brokers.get(&self.leader).and_then(|broker| {
             let name = &self.broker.config.listeners[self.broker.config.inter_broker_listener].name;
-            let listener = broker.listeners.iter().find(|listener| listener.name == *name)?;
+            let listener = broker.listener(name)?;
             Some(format!("{}:{}", listener.host, listener.port))
         });
         if self.peer.as_ref().map(Peer::address) != address.as_deref() {

@@ -39,11 +39,19 @@ const PROPOSE_PAUSE: Duration = Duration::from_millis(50);
 /// How messages reach other nodes.
 #[async_trait]
 pub(crate) trait Courier: Send + Sync + 'static {
-    /// Carries a request to the node it is for; `None` when no answer came.
-    async fn carry(&self, request: Envelope) -> Option<Envelope>;
+    /// Carries a request to the node it is for.
+    async fn carry(&self, request: Envelope) -> Result<Envelope, Unanswered>;
 
     /// Has `leader` judge a command.
     async fn forward(&self, leader: NodeId, command: &Command) -> Result<Placed, NotPlaced>;
+}
+
+/// No answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// Nobody listens there: the process is gone.
+    Refused,
+    Lost,
 }
 
 /// A command has its place in the order.
@@ -109,6 +117,11 @@ enum Input {
     Request(Envelope, oneshot::Sender<Envelope>),
     /// An answer, or a message that wants none.
     Response(Envelope),
+    Unanswered {
+        to: NodeId,
+        id: u64,
+        why: Unanswered,
+    },
     Propose(Command, oneshot::Sender<Result<Placed, NotPlaced>>),
 }
 
@@ -309,6 +322,11 @@ impl Replica {
                 Event::Received(envelope)
             }
             Input::Response(envelope) => Event::Received(envelope),
+            Input::Unanswered { to, id, why } => Event::Unanswered {
+                to,
+                id,
+                refused: why == Unanswered::Refused,
+            },
             Input::Propose(command, answer) => match serde_json::to_vec(&command) {
                 Ok(bytes) => {
                     self.tickets += 1;
@@ -373,10 +391,14 @@ impl Replica {
         }
         let (courier, inbox) = (Arc::clone(&self.courier), self.inbox.clone());
         self.background.spawn(async move {
-            let response = courier.carry(envelope).await;
-            if let (Some(response), Some(inbox)) = (response, inbox.upgrade()) {
+            let (to, id) = (envelope.to, envelope.id);
+            let input = match courier.carry(envelope).await {
+                Ok(response) => Input::Response(response),
+                Err(why) => Input::Unanswered { to, id, why },
+            };
+            if let Some(inbox) = inbox.upgrade() {
                 // The thread ends with the process only.
-                let _ = inbox.send(Input::Response(response)).await;
+                let _ = inbox.send(input).await;
             }
         });
     }

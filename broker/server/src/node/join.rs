@@ -22,6 +22,8 @@ use varve_log::Disk;
 pub(super) struct Quorum {
     pub(super) metadata: Arc<dyn MetadataQuorum>,
     pub(super) membership: Option<Arc<Membership>>,
+    /// Ids of this node's log directories.
+    directories: Vec<Uuid>,
 }
 
 impl Quorum {
@@ -29,19 +31,27 @@ impl Quorum {
     /// has a leader.
     pub(super) fn join(
         &self,
-        config: &Config,
+        (config, dirs): (&Config, &LogDirs),
         addresses: &[SocketAddr],
         controller: Option<Bound>,
         (background, stopped): (&Handle, &watch::Receiver<bool>),
     ) -> anyhow::Result<BrokerEpoch> {
+        let registration = RegisterBroker {
+            broker: varve_cluster::BrokerId::new(config.node_id),
+            incarnation: Uuid::new_v4(),
+            listeners: listeners(config, addresses),
+            rack: config.rack.clone(),
+            clean_shutdown_of: dirs.clean_shutdown_of(),
+            directories: self.directories.clone(),
+        };
         let Some(membership) = &self.membership else {
-            return background.block_on(register(&*self.metadata, true, config, addresses));
+            return background.block_on(register(&*self.metadata, true, registration));
         };
         if let Some(listener) = controller {
             let member = Arc::clone(membership);
             background.spawn(cluster::serve(listener.socket, member, stopped.clone()));
         }
-        let epoch = background.block_on(register(&*self.metadata, false, config, addresses))?;
+        let epoch = background.block_on(register(&*self.metadata, false, registration))?;
         membership.start(epoch, background, stopped);
         Ok(epoch)
     }
@@ -63,6 +73,7 @@ pub(super) fn open(
         return Ok(Quorum {
             metadata: Arc::new(alone),
             membership: None,
+            directories: identity.directories,
         });
     }
     let key = |voter: &Voter| ReplicaKey {
@@ -93,11 +104,13 @@ pub(super) fn open(
         varve_cluster::BrokerId::new(config.node_id),
         Arc::clone(&quorum),
         controllers,
+        config.listeners[config.inter_broker_listener].name.clone(),
         (settings.heartbeat_interval, settings.session_timeout),
     );
     Ok(Quorum {
         metadata: quorum,
         membership: Some(membership),
+        directories: identity.directories,
     })
 }
 
@@ -126,30 +139,9 @@ fn raft_config(config: &Config) -> raft::Config {
 async fn register(
     metadata: &dyn MetadataQuorum,
     alone: bool,
-    config: &Config,
-    bound: &[SocketAddr],
+    registration: RegisterBroker,
 ) -> anyhow::Result<BrokerEpoch> {
-    let broker = varve_cluster::BrokerId::new(config.node_id);
-    let listeners = config
-        .listeners
-        .iter()
-        .zip(&config.advertised)
-        .zip(bound)
-        .map(|((listener, told), bound)| Listener {
-            name: listener.name.clone(),
-            host: told.host.clone(),
-            port: if told.port == 0 { bound.port() } else { told.port },
-            protocol: "PLAINTEXT".to_owned(),
-        })
-        .collect();
-    let registration = RegisterBroker {
-        broker,
-        incarnation: Uuid::new_v4(),
-        listeners,
-        rack: config.rack.clone(),
-        clean_shutdown_of: None,
-        directories: vec![],
-    };
+    let broker = registration.broker;
     let outcome = metadata.propose(Command::RegisterBroker(registration)).await?;
     let Outcome::Registered(epoch) = outcome else {
         anyhow::bail!("a registration was answered with {outcome:?}")
@@ -159,4 +151,15 @@ async fn register(
         metadata.propose(Command::UnfenceBroker { broker, epoch }).await?;
     }
     Ok(epoch)
+}
+
+fn listeners(config: &Config, bound: &[SocketAddr]) -> Vec<Listener> {
+    let told = config.listeners.iter().zip(&config.advertised).zip(bound);
+    told.map(|((listener, told), bound)| Listener {
+        name: listener.name.clone(),
+        host: told.host.clone(),
+        port: if told.port == 0 { bound.port() } else { told.port },
+        protocol: "PLAINTEXT".to_owned(),
+    })
+    .collect()
 }

@@ -9,7 +9,7 @@ use crate::cluster;
 use crate::complaints::Complaints;
 use crate::config::Config;
 use crate::coordinators::Groups;
-use crate::dirs::LogDirs;
+use crate::dirs::{LogDirs, mark_clean_shutdown};
 use crate::metrics::Metrics;
 use crate::partition::{Keeper, Partition, Syncer};
 use crate::producer_ids::ProducerIds;
@@ -18,8 +18,9 @@ use crate::server::{self, Bound};
 use crate::shard::{self, ShardHandle};
 use crate::tier::Tier;
 use crate::{housekeeping, http, tables};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -75,7 +76,12 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         let quorum = join::open(&config, &disk, &dirs, background.handle())?;
         let tier = background.block_on(Tier::open(&config, &quorum.metadata.view().cluster_id))?;
-        let epoch = quorum.join(&config, &addresses, controller, (background.handle(), &stopped))?;
+        let epoch = quorum.join(
+            (&config, &dirs),
+            &addresses,
+            controller,
+            (background.handle(), &stopped),
+        )?;
         let keeper = Keeper::new(
             &config,
             epoch,
@@ -103,10 +109,7 @@ impl Node {
             config,
         });
         let (handles, shards) = start_shards(&broker, &stopped)?;
-        let http = http_socket
-            .as_ref()
-            .map(|socket| socket.local_addr())
-            .transpose()?;
+        let http = http_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tables = tables::start(&broker, stopped.clone())?;
         let node = Self {
             broker,
@@ -125,7 +128,7 @@ impl Node {
     fn start_tasks(
         &self,
         bound: Vec<Bound>,
-        http_socket: Option<std::net::TcpListener>,
+        http_socket: Option<TcpListener>,
         shards: &Arc<[ShardHandle]>,
         stopped: &watch::Receiver<bool>,
     ) {
@@ -182,26 +185,38 @@ impl Node {
         }
         let _ = self.tables.join();
         self.broker.partitions.stop();
-        put_down(&self.broker.partitions.all());
+        let on_disk = put_down(&self.broker.partitions.all());
         self.syncer.0.stop();
         let _ = self.syncer.1.join();
         if let Some(tier) = &self.broker.tier {
             self.background.block_on(tier.close());
         }
         self.background.shutdown_timeout(SHUTDOWN_MAX);
+        let config = &self.broker.config;
+        if on_disk && let Err(error) = mark_clean_shutdown(&config.log_dirs, self.broker.epoch) {
+            tracing::error!(%error, "this orderly end could not be noted: the next start is taken for one after a crash");
+        }
     }
 }
 
 /// A checkpoint is three syncs, and a thousand of them one after the other are longer than `docker stop` waits.
-fn put_down(partitions: &[Arc<Partition>]) {
+/// Returns whether everything is on the disk.
+fn put_down(partitions: &[Arc<Partition>]) -> bool {
     let share = partitions.len().div_ceil(CHECKPOINT_THREADS).max(1);
+    let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for partitions in partitions.chunks(share) {
+            let failed = &failed;
             scope.spawn(move || {
-                partitions.iter().for_each(|partition| partition.put_down());
+                let count = partitions
+                    .iter()
+                    .filter(|partition| !partition.put_down())
+                    .count();
+                failed.fetch_or(count > 0, Ordering::Relaxed);
             });
         }
     });
+    !failed.into_inner()
 }
 
 /// Ways to the shards, and their threads.

@@ -191,15 +191,18 @@ impl Partition {
     }
 
     /// Leaves it so that the next start need not recover it; nobody waits any more. One that has not changed since its last
-    /// checkpoint costs nothing.
-    pub(crate) fn put_down(self: &Arc<Self>) {
+    /// checkpoint costs nothing. Returns whether everything is on the disk.
+    pub(crate) fn put_down(self: &Arc<Self>) -> bool {
         self.write_turn();
+        let mut on_disk = true;
         if !self.with_log(|log| log.is_checkpointed())
             && let Err(error) = self.checkpoint()
         {
             tracing::error!(partition = %self.id, %error, "no checkpoint; the next start recovers this partition");
+            on_disk = false;
         }
         self.close();
+        on_disk && !self.state.lock().dead
     }
 
     /// Takes local files away that lie wholly below `offset`. Readers that have them open go on.
