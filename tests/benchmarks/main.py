@@ -21,7 +21,9 @@ import time
 
 import cold
 import hot
+import three
 from harness.broker import Kafka, Varve
+from harness.cluster import Cluster
 
 # What Kafka 4.3.1 with Aiven's tiered-storage plugin (1.2.0-SNAPSHOT, tuned: memory cache, 16 MiB prefetch, 16 threads)
 # reached over the same link on such a machine. The plugin is on no package registry: these figures stand for it.
@@ -32,6 +34,13 @@ SYSTEMS = {
     "varve": lambda place: Varve(place, bucket=None),
     "varve-os": lambda place: Varve(place, {"varve.flush": "os"}, bucket=None),
     "varve-group": lambda place: Varve(place, {"varve.flush": "group"}, bucket=None),
+}
+
+CLUSTERS = {
+    "kafka": lambda place: Cluster(place, kind=Kafka),
+    "varve": lambda place: Cluster(place, bucket=None),
+    "varve-os": lambda place: Cluster(place, settings={"varve.flush": "os"}, bucket=None),
+    "varve-group": lambda place: Cluster(place, settings={"varve.flush": "group"}, bucket=None),
 }
 
 
@@ -95,11 +104,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", default="kafka,varve", help=f"of {', '.join(SYSTEMS)}")
     parser.add_argument("--scenarios", default="startup,produce,consume,latency,cold",
-                        help="startup, produce, consume (needs produce), latency, cold (Varve only: tiering and cold replay)")
+                        help="startup, produce, consume (needs produce), latency, cold (Varve only: tiering and cold replay); "
+                             "three (three brokers: cost, latency), failover (three brokers: kills and restarts under load)")
     parser.add_argument("--rounds", type=int, default=1, help="each round is A B B A: two runs of every system")
     parser.add_argument("--gigabytes", type=float, default=1.0, help="record bytes of each produce and consume run")
     parser.add_argument("--cold-gigabytes", type=float, default=2.0)
     parser.add_argument("--warm-up", type=float, default=1.0, help="GB through a fresh broker before anything is measured")
+    parser.add_argument("--kills", type=int, default=20, help="failover: leaders killed in each run")
+    parser.add_argument("--controller-kills", type=int, default=10)
+    parser.add_argument("--restarts", type=int, default=2, help="failover: how often every broker is restarted")
     parser.add_argument("--even-if-busy", action="store_true")
     parser.add_argument("--output", help="also append the JSON lines to this file")
     parser.add_argument("--directory", help="where brokers keep their data; else a new temporary directory")
@@ -119,6 +132,11 @@ def main():
             if {"startup", "produce", "consume", "latency"} & set(scenarios):
                 directory = place / f"{turn}-{system}"
                 hot.run(lambda: SYSTEMS[system](directory), scenarios, payload, options, lambda *a, **k: results.add(system, *a, **k))
+                shutil.rmtree(directory, ignore_errors=True)
+                os.sync()
+            if {"three", "failover"} & set(scenarios):
+                directory = place / f"{turn}-{system}-three"
+                three.run(CLUSTERS[system], directory, scenarios, payload, options, lambda *a, **k: results.add(system, *a, **k))
                 shutil.rmtree(directory, ignore_errors=True)
                 os.sync()
         if "cold" in scenarios:

@@ -1,9 +1,10 @@
 """Three brokers; the leader of a partition is killed with -9, again and again, under acks=all load.
 
 One idempotent librdkafka producer lives through all of it, a live reader follows. After each kill the broker comes back,
-catches up and is in sync again before the next one dies; in the long form all three die together at the end. Small segments leave for a bucket the whole time, and their local
-copies go; at the end everything is read from the beginning, from the bucket. The ledger of what was sent, acknowledged and
-read goes to the checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills, VARVE_TEST_SEED makes a run again.
+catches up and is in sync again before the next one dies; then all three die together, more than once. Small segments leave for a
+bucket the whole time, and their local copies go; at the end everything is read from the beginning, from the bucket. The ledger of
+what was sent, acknowledged and read goes to the checker in tests/src/checker.rs. VARVE_TEST_KILLS chooses how many kills,
+VARVE_TEST_SEED makes a run again.
 """
 
 import os
@@ -16,24 +17,13 @@ from harness.cluster import Cluster
 from harness.ledger import Ledger, Load, Reader, judge, read_all
 from harness.part import Failed, Part, run
 from harness.place import FULL, wait_for
-from harness.traffic import seal, tiered_topic
-from harness.wire import EARLIEST_LOCAL, Connection
+from harness.traffic import gone_everywhere, seal, tiered_topic
 
 KILLS = int(os.environ.get("VARVE_TEST_KILLS") or (200 if FULL else 5))
 SEED = int(os.environ.get("VARVE_TEST_SEED") or time.time_ns() % 1_000_000_007)
-# Then all three are killed together, so often. Only in the long form: one run in eight a producer that lived through it
-# could not go on (docs/guarantees.md, "Not promised").
-AT_ONCE = 10 if FULL else 0
+# Then all three are killed together, so often.
+AT_ONCE = 10 if FULL else 2
 PARTITIONS = 3
-
-
-def gone_everywhere(cluster: Cluster, ends: dict[int, int]) -> bool:
-    for partition, end in ends.items():
-        leader = cluster.number(cluster.leader("ledger", partition))
-        with Connection(leader.address) as connection:
-            if connection.offset_at("ledger", partition, EARLIEST_LOCAL)[0] < end:
-                return False
-    return True
 
 
 def story(part: Part):
@@ -76,7 +66,7 @@ def story(part: Part):
     ends = {p: asker.get_watermark_offsets(TopicPartition("ledger", p), timeout=30)[1] for p in range(PARTITIONS)}
     asker.close()
     seal(cluster.address, "ledger", PARTITIONS)
-    wait_for("local copies gone", lambda: gone_everywhere(cluster, ends), 120, pause=0.2)
+    wait_for("local copies gone", lambda: gone_everywhere(cluster, "ledger", ends), 120, pause=0.2)
     part.say("all of it is in the bucket, and only there")
     read_all(cluster, ledger, ends)
     ledger.file.close()

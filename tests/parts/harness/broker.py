@@ -29,13 +29,16 @@ class Broker:
     tiered = False
     replication = 1
 
-    def __init__(self, directory: pathlib.Path, settings: dict | None = None, env: dict | None = None):
+    def __init__(self, directory: pathlib.Path, settings: dict | None = None, env: dict | None = None, host: str = "127.0.0.1",
+                 inside: list | None = None):
+        """`inside` goes in front of the command: what starts it on `host`."""
         self.directory = directory
+        self.host, self.inside = host, inside or []
         self.port = free_port()
         self.env = env or {}
         self.settings = {
             **ONE_NODE,
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "listeners": f"PLAINTEXT://{self.address}",
             "log.dirs": str(directory / "data"),
             **(settings or {}),
         }
@@ -43,7 +46,7 @@ class Broker:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def write_config(self) -> pathlib.Path:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -55,9 +58,13 @@ class Broker:
         raise NotImplementedError
 
     def start(self, seconds: float = 120) -> "Broker":
-        self.process = Process(self.command(), self.directory / "broker.log", self.env)
+        self.spawn()
         self.process.wait_until(f"{self.name} on {self.address}", self.ready, seconds)
         return self
+
+    def spawn(self):
+        """Starts the process, and waits for nothing."""
+        self.process = Process([*self.inside, *self.command()], self.directory / "broker.log", self.env)
 
     def ready(self) -> bool:
         return answers(self.port)
@@ -97,7 +104,8 @@ class Varve(Broker):
     name = "varve"
     tiered = True
 
-    def __init__(self, directory: pathlib.Path, settings: dict | None = None, bucket: str | None = "own", env=None):
+    def __init__(self, directory: pathlib.Path, settings: dict | None = None, bucket: str | None = "own", env=None,
+                 host: str = "127.0.0.1", inside: list | None = None):
         """`bucket` is a URL, or "own" for a folder beside the data, or None for no tiering at all."""
         self.http_port = free_port()
         if bucket == "own":
@@ -105,24 +113,24 @@ class Varve(Broker):
             (directory / "bucket").mkdir(parents=True, exist_ok=True)
         super().__init__(directory, {
             **({"varve.bucket": bucket} if bucket else {}),
-            "varve.http.listener": f"127.0.0.1:{self.http_port}",
+            "varve.http.listener": f"{host}:{self.http_port}",
             "log.retention.check.interval.ms": "500",
             **(settings or {}),
-        }, env)
+        }, env, host, inside)
 
     def command(self) -> list:
         return [built("varve"), "server", "--config", self.write_config()]
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/health/ready", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}/health/ready", timeout=2) as answer:
                 return answer.status == 200
         except OSError:
             return False
 
     def metrics(self) -> dict[str, float]:
         """Samples added up over their labels: enough to see that something moved."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{self.host}:{self.http_port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         totals: dict[str, float] = {}
         for line in lines:

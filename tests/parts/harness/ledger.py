@@ -42,8 +42,10 @@ class Ledger:
 class Load(threading.Thread):
     """Sends numbered records until told to stop, and leaves nothing unsettled behind."""
 
-    def __init__(self, address: str, ledger: Ledger, chance: random.Random, partitions: list[int], start: int = 0):
+    def __init__(self, address: str, ledger: Ledger, chance: random.Random, partitions: list[int], start: int = 0, pause: float = 0.002):
+        """A burst of up to 200 records, then `pause` seconds."""
         super().__init__()
+        self.pause = pause
         self.ledger, self.chance, self.partitions = ledger, chance, partitions
         self.next = dict.fromkeys(partitions, start)
         self.stopping = threading.Event()
@@ -81,7 +83,7 @@ class Load(threading.Thread):
             # Written down after it was queued: the sequence is used up only now, and its answer comes out of poll().
             self.ledger.write("sent", partition, sequence)
             self.next[partition] = sequence + 1
-        self.producer.poll(0.002)
+        self.producer.poll(self.pause)
 
     def finish(self):
         self.stopping.set()

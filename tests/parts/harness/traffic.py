@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from harness.wire import EARLIEST_LOCAL, Connection
+
 # A topic whose sealed segments leave the local disk at once, and whose past is kept for ever
 # (without retention.ms=-1 records from 2013 would be deleted as too old).
 TIERED = {"segment_bytes": 1 << 20, "retention_ms": -1}
@@ -140,3 +142,13 @@ def read_digest(messages) -> tuple[int, str]:
     for m in messages:
         digest.add(m.key(), m.value(), m.headers(), m.timestamp()[1])
     return digest.result()
+
+
+def gone_everywhere(cluster, topic: str, ends: dict[int, int]) -> bool:
+    """Whether no leader has anything below `ends` (partition: offset) on its own disk any more."""
+    for partition, end in ends.items():
+        leader = cluster.number(cluster.leader(topic, partition))
+        with Connection(leader.address) as connection:
+            if connection.offset_at(topic, partition, EARLIEST_LOCAL)[0] < end:
+                return False
+    return True
