@@ -107,7 +107,49 @@ def story(part: Part):
     wait_for("the group's commits at its next coordinator", lag_known, 60, pause=0.5)
     part.say("the group's commits are at its next coordinator")
     cluster.number(coordinator).start()
+    elections(part, cluster)
     cluster.stop()
+
+
+def leaders(address: str, topic: str) -> dict[int, tuple[int, int]]:
+    """Of each partition who leads, and who is preferred."""
+    told = tool("kafka-topics", "--describe", "--topic", topic, "--bootstrap-server", address)
+    lines = re.findall(r"Partition: (\d+)\tLeader: (\d+|none)\tReplicas: (\d+)", told)
+    return {int(p): (0 if leader == "none" else int(leader), int(first)) for p, leader, first in lines}
+
+
+def elections(part: Part, cluster: Cluster):
+    """Preferred ones after a broker came back; an unclean one where the last replica in sync is gone."""
+    address = cluster.address
+    wait_for("everybody in sync again", lambda: cluster.in_sync("orders") and cluster.in_sync("__consumer_offsets"), 60, pause=0.2)
+    astray = [p for p, (leader, first) in leaders(address, "orders").items() if leader != first]
+    part.check(len(astray) >= 2, f"partitions {astray} are not led by their preferred replicas")
+    tool_says = "Successfully completed leader election \\(PREFERRED\\) for partitions orders-"
+    prints(part, address, "kafka-leader-election", "--election-type", "preferred", "--topic", "orders", "--partition", astray[0], want=f"{tool_says}{astray[0]}$")
+    prints(part, address, "kafka-leader-election", "--election-type", "preferred", "--topic", "orders", "--partition", astray[0],
+           want=f"Valid replica already elected for partitions orders-{astray[0]}")
+    file = part.directory / "elect.json"
+    file.write_text(json.dumps({"partitions": [{"topic": "orders", "partition": astray[1]}]}))
+    prints(part, address, "kafka-leader-election", "--election-type", "preferred", "--path-to-json-file", file, want=f"{tool_says}{astray[1]}$")
+    prints(part, address, "kafka-leader-election", "--election-type", "preferred", "--all-topic-partitions", want="Successfully completed leader election")
+    for topic in ("orders", "__consumer_offsets"):
+        part.equal([p for p, (leader, first) in leaders(address, topic).items() if leader != first], [], f"every partition of {topic} has its preferred leader")
+    refused = tool("kafka-leader-election", "--election-type", "preferred", "--topic", "nowhere", "--partition", 0, "--bootstrap-server", address, fails=True)
+    part.check("UnknownTopicOrPartition" in refused, "an unknown topic is told as one", refused[-500:])
+
+    tool("kafka-topics", "--create", "--topic", "frail", "--replica-assignment", "1:2", "--config", "min.insync.replicas=1", "--bootstrap-server", address)
+    cluster.number(2).kill()
+    rest = f"{cluster.number(1).address},{cluster.number(3).address}"
+    wait_for("broker 2 out of sync", lambda: cluster.number(1).admin().list_topics("frail", timeout=10).topics["frail"].partitions[0].isrs == [1], 30, pause=0.2)
+    tool("kafka-verifiable-producer", "--topic", "frail", "--max-messages", 10, "--acks", -1, "--bootstrap-server", rest)
+    cluster.number(1).kill()
+    cluster.number(2).start()
+    there = f"{cluster.number(2).address},{cluster.number(3).address}"
+    wait_for("no leader", lambda: leaders(there, "frail")[0][0] == 0, 30, pause=0.2)
+    prints(part, there, "kafka-leader-election", "--election-type", "unclean", "--topic", "frail", "--partition", 0,
+           want=r"Successfully completed leader election \(UNCLEAN\) for partitions frail-0")
+    part.equal(leaders(there, "frail")[0], (2, 1), "the replica that missed ten records leads, because an operator said so")
+    cluster.number(1).start()
 
 
 def group_partition(group: str, partitions: int = 50) -> int:

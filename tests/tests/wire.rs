@@ -63,6 +63,7 @@ macro_rules! pairs {
 fn all() -> Vec<Pair> {
     pairs![
         produce ProduceRequest ProduceResponse,
+        elect_leaders ElectLeadersRequest ElectLeadersResponse,
         fetch FetchRequest FetchResponse,
         list_offsets ListOffsetsRequest ListOffsetsResponse,
         metadata MetadataRequest MetadataResponse,

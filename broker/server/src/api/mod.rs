@@ -17,6 +17,7 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
+mod elect_leaders;
 mod fetch;
 mod fetch_replica;
 mod find_coordinator;
@@ -158,6 +159,7 @@ impl Request {
             Api::DescribeProducers => answer!(describe_producers),
             Api::DescribeQuorum => answer!(describe_quorum),
             Api::DescribeTopicPartitions => answer!(describe_topic_partitions),
+            Api::ElectLeaders => answer!(elect_leaders),
             Api::IncrementalAlterConfigs => answer!(incremental_alter_configs),
             Api::ListConfigResources => answer!(list_config_resources),
             Api::ListPartitionReassignments => answer!(list_partition_reassignments),

@@ -1,4 +1,4 @@
-//! A broker's configuration and a cluster of that one broker, for tests of what handlers decide.
+//! A broker's configuration and a cluster of that broker and others, for tests of what handlers decide.
 
 use uuid::Uuid;
 use varve_cluster::controller::command::{CreateTopic, RegisterBroker};
@@ -18,9 +18,16 @@ pub(super) fn config(pairs: &[(&str, &str)]) -> Config {
 /// Broker 1, alone.
 pub(super) fn alone() -> State {
     let mut state = State::new("cluster");
+    add_broker(&mut state, 1, 1);
+    state
+}
+
+/// A broker that has started, as `incarnation`, and may lead.
+pub(super) fn add_broker(state: &mut State, id: i32, incarnation: u128) {
+    let broker = BrokerId::new(id);
     let register = RegisterBroker {
-        broker: ME,
-        incarnation: Uuid::from_u128(1),
+        broker,
+        incarnation: Uuid::from_u128(incarnation),
         listeners: vec![Listener {
             name: "PLAINTEXT".to_owned(),
             host: "localhost".to_owned(),
@@ -31,12 +38,32 @@ pub(super) fn alone() -> State {
         clean_shutdown_of: None,
         directories: vec![],
     };
-    let Ok(Outcome::Registered(epoch)) = state.apply(1, &Command::RegisterBroker(register)) else {
-        panic!("the first broker can register")
+    let Ok(Outcome::Registered(epoch)) = state.apply(state.applied + 1, &Command::RegisterBroker(register))
+    else {
+        panic!("a broker can register")
     };
     state
-        .apply(2, &Command::UnfenceBroker { broker: ME, epoch })
+        .apply(state.applied + 1, &Command::UnfenceBroker { broker, epoch })
         .unwrap();
+}
+
+/// A broker that is gone.
+pub(super) fn fence(state: &mut State, id: i32) {
+    let broker = BrokerId::new(id);
+    let epoch = state.brokers[&broker].epoch;
+    state
+        .apply(state.applied + 1, &Command::FenceBroker { broker, epoch })
+        .unwrap();
+}
+
+/// Brokers, and a topic of one partition on all of them, the first of them preferred.
+pub(super) fn with_replicas(name: &str, replicas: &[i32]) -> State {
+    let mut state = State::new("cluster");
+    for id in replicas {
+        add_broker(&mut state, *id, (*id).unsigned_abs().into());
+    }
+    let replicas = replicas.iter().copied().map(BrokerId::new).collect();
+    create(&mut state, name, vec![replicas]);
     state
 }
 
@@ -47,10 +74,14 @@ pub(super) fn with_topic(name: &str, partitions: usize) -> State {
 }
 
 pub(super) fn add_topic(state: &mut State, name: &str, partitions: usize) {
+    create(state, name, vec![vec![ME]; partitions]);
+}
+
+fn create(state: &mut State, name: &str, assignments: Vec<Vec<BrokerId>>) {
     let create = CreateTopic {
         name: TopicName::parse(name).unwrap(),
         topic_id: TopicId::new(Uuid::new_v4()),
-        assignments: vec![vec![ME]; partitions],
+        assignments,
         configs: Overrides::new(),
     };
     state

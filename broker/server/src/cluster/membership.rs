@@ -2,6 +2,7 @@
 //! leads the quorum, the other side of it: who is alive, and what follows when somebody is not.
 
 use std::io;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -89,11 +90,28 @@ impl Membership {
         keys.iter().map(log).collect()
     }
 
-    pub(super) async fn logs_of(
+    /// What the logs of partitions hold at the brokers named beside each. Who does not answer is missing.
+    pub(crate) async fn logs(
         &self,
-        broker: BrokerId,
-        keys: Vec<PartitionKey>,
-    ) -> Option<Vec<Option<ReplicaLog>>> {
+        ask: impl IntoIterator<Item = (PartitionKey, Vec<BrokerId>)>,
+    ) -> BTreeMap<PartitionKey, Vec<ReplicaLog>> {
+        let mut keys: BTreeMap<BrokerId, Vec<PartitionKey>> = BTreeMap::new();
+        for (key, brokers) in ask {
+            for broker in brokers {
+                keys.entry(broker).or_default().push(key);
+            }
+        }
+        let mut logs: BTreeMap<PartitionKey, Vec<ReplicaLog>> = BTreeMap::new();
+        for (broker, keys) in keys {
+            let told = self.logs_of(broker, keys.clone()).await.unwrap_or_default();
+            for (key, log) in keys.into_iter().zip(told) {
+                logs.entry(key).or_default().extend(log);
+            }
+        }
+        logs
+    }
+
+    async fn logs_of(&self, broker: BrokerId, keys: Vec<PartitionKey>) -> Option<Vec<Option<ReplicaLog>>> {
         match broker == self.me {
             true => Some(self.own_logs(&keys)),
             false => self.controllers.logs(NodeId::new(broker.value()), keys).await,

@@ -4,14 +4,11 @@
 //! With `varve.flush=group` the replicas last known to hold everything include one that has it on its disk, whatever went
 //! with the power. With `os` this is what Kafka does, but for looking at all of their logs instead of trusting the leader's.
 
-use std::collections::BTreeMap;
-
-use varve_cluster::BrokerId;
-use varve_cluster::controller::command::{ElectUnclean, ReplicaLog};
+use varve_cluster::controller::command::ElectUnclean;
 use varve_cluster::controller::unclean::waiting;
 use varve_cluster::controller::{Command, State};
 
-use super::{Membership, PartitionKey};
+use super::Membership;
 
 /// Looked at in one turn; the others have theirs next.
 const AT_ONCE: usize = 1_000;
@@ -19,19 +16,10 @@ const AT_ONCE: usize = 1_000;
 /// One look by the quorum's leader.
 pub(super) async fn look(member: &Membership, state: &State) {
     let leaderless: Vec<_> = waiting(state, true).take(AT_ONCE).collect();
-    let mut keys: BTreeMap<BrokerId, Vec<PartitionKey>> = BTreeMap::new();
-    for one in &leaderless {
-        for broker in &one.ask {
-            keys.entry(*broker).or_default().push((one.topic.id, one.index));
-        }
-    }
-    let mut logs: BTreeMap<PartitionKey, Vec<ReplicaLog>> = BTreeMap::new();
-    for (broker, keys) in keys {
-        let told = member.logs_of(broker, keys.clone()).await.unwrap_or_default();
-        for (key, log) in keys.into_iter().zip(told) {
-            logs.entry(key).or_default().extend(log);
-        }
-    }
+    let asked = leaderless
+        .iter()
+        .map(|one| ((one.topic.id, one.index), one.ask.clone()));
+    let mut logs = member.logs(asked.collect::<Vec<_>>()).await;
     for one in leaderless {
         let logs = logs.remove(&(one.topic.id, one.index)).unwrap_or_default();
         if logs.len() < one.ask.len() {
