@@ -1,6 +1,8 @@
 """Three brokers as Kafka's own tools and a consumer group see them: through the loss of a leader and of the controller."""
 
 import json
+import pathlib
+import random
 import re
 import threading
 
@@ -10,6 +12,8 @@ from harness.cluster import Cluster
 from harness.java_tools import tool
 from harness.part import Part, run
 from harness.place import wait_for
+from harness.traffic import Record, consume, produce, read_digest, sent_digest
+from harness.wire import LATEST_TIERED, Connection
 
 
 def prints(part: Part, address: str, name: str, *arguments, want: str) -> str:
@@ -152,6 +156,91 @@ def elections(part: Part, cluster: Cluster):
     cluster.number(1).start()
 
 
+MIB = 1 << 20
+
+
+class Moves:
+    """kafka-reassign-partitions, with a file for each plan."""
+
+    def __init__(self, part: Part, cluster: Cluster):
+        self.part, self.cluster, self.plans = part, cluster, 0
+
+    def plan(self, **topics: list[int]) -> pathlib.Path:
+        """Replicas of each topic's first partition."""
+        self.plans += 1
+        file = self.part.directory / f"plan-{self.plans}.json"
+        moved = [{"topic": topic, "partition": 0, "replicas": replicas} for topic, replicas in topics.items()]
+        file.write_text(json.dumps({"version": 1, "partitions": moved}))
+        return file
+
+    def tool(self, action: str, plan: pathlib.Path, *more, fails: bool = False) -> str:
+        address = self.cluster.address
+        return tool("kafka-reassign-partitions", "--bootstrap-server", address, action, "--reassignment-json-file", plan, *more, fails=fails)
+
+    def execute(self, plan: pathlib.Path, *more) -> str:
+        printed = self.tool("--execute", plan, *more)
+        self.part.check("Successfully started partition reassignment" in printed, f"--execute {' '.join(map(str, more))}starts {plan.read_text()}", printed[-800:])
+        return printed
+
+    def verified(self, plan: pathlib.Path) -> bool:
+        return "is completed" in self.tool("--verify", plan)
+
+
+def holds(cluster: Cluster, broker: int, topic: str) -> bool:
+    return (cluster.number(broker).directory / "data" / f"{topic}-0").exists()
+
+
+def copied(cluster: Cluster, broker: int) -> float:
+    return cluster.number(broker).metrics()["kafka_server_brokertopicmetrics_replicationbytesin_total"]
+
+
+def replicas(cluster: Cluster, topic: str, ask: int) -> list[int]:
+    return cluster.number(ask).admin().list_topics(topic, timeout=10).topics[topic].partitions[0].replicas
+
+
+def moves(part: Part):
+    """Partitions go from broker to broker; of what is in the bucket nothing is copied."""
+    cluster = Cluster(part.directory / "moves", size=4).start()
+    address = cluster.address
+    mover = Moves(part, cluster)
+    tool("kafka-topics", "--create", "--topic", "history", "--replica-assignment", "1:2", "--config", f"segment.bytes={MIB}",
+         "--config", "retention.ms=-1", "--bootstrap-server", address)
+    chance = random.Random(1)
+    sent = [Record(b"k", chance.randbytes(16 << 10), timestamp=1_700_000_000_000 + n) for n in range(1600)]
+    produce(address, "history", sent, 0)
+
+    def in_bucket() -> int:
+        with Connection(cluster.number(cluster.leader("history", 0)).address) as connection:
+            return connection.offset_at("history", 0, LATEST_TIERED)[0] + 1
+    wait_for("history in the bucket", lambda: in_bucket() > 1500, 60, pause=0.1)
+    file = part.directory / "topics.json"
+    file.write_text(json.dumps({"version": 1, "topics": [{"topic": "history"}]}))
+    printed = tool("kafka-reassign-partitions", "--bootstrap-server", address, "--generate", "--topics-to-move-json-file", file, "--broker-list", "3,4")
+    proposed = json.loads(printed.split("Proposed partition reassignment configuration\n", 1)[1])
+    part.equal(sorted(proposed["partitions"][0]["replicas"]), [3, 4], "--generate proposes the brokers it is given")
+
+    plan = mover.plan(history=[3, 2])
+    mover.execute(plan)
+    wait_for("--verify says completed", lambda: mover.verified(plan), 30, pause=0.2)
+    wait_for("broker 1's copy gone", lambda: not holds(cluster, 1, "history"), 10, pause=0.1)
+    wait_for("the preferred replica's copy", lambda: holds(cluster, 3, "history"), 10, pause=0.1)
+    bytes_sent = sum(len(r.value) for r in sent)
+    part.check(bytes_sent > 24 * MIB and copied(cluster, 3) < 3 * MIB,
+               f"a new replica of {bytes_sent} bytes copied {copied(cluster, 3):.0f}: what is not in the bucket yet")
+
+    cluster.number(2).stop()
+    others = ",".join(b.address for b in cluster.brokers if b is not cluster.number(2))
+    plan = mover.plan(history=[3, 4])
+    mover.execute(plan)
+    wait_for("a reassignment without the broker that goes", lambda: mover.verified(plan), 30, pause=0.2)
+    part.check(holds(cluster, 2, "history"), "broker 2 was down while its replica went elsewhere")
+    cluster.number(2).start()
+    part.check(not holds(cluster, 2, "history"), "and deletes it when it starts")
+    part.equal(read_digest(consume(others, "history", {0: len(sent)})), sent_digest(sent), "every record is there, in order")
+    part.equal(replicas(cluster, "history", 1), [3, 4], "and the replicas are those that were asked for")
+    cluster.stop()
+
+
 def group_partition(group: str, partitions: int = 50) -> int:
     digest = 0
     for c in group:
@@ -160,4 +249,10 @@ def group_partition(group: str, partitions: int = 50) -> int:
     return abs(signed) % partitions
 
 
-run(story)
+def both(part: Part):
+    story(part)
+    if not part.against_kafka:
+        moves(part)
+
+
+run(both)

@@ -63,6 +63,7 @@ macro_rules! pairs {
 fn all() -> Vec<Pair> {
     pairs![
         produce ProduceRequest ProduceResponse,
+        alter_partition_reassignments AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse,
         elect_leaders ElectLeadersRequest ElectLeadersResponse,
         fetch FetchRequest FetchResponse,
         list_offsets ListOffsetsRequest ListOffsetsResponse,

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use varve_cluster::controller::command::AdvanceLogStart;
 use varve_cluster::controller::{Command, Outcome, State};
 use varve_cluster::{BrokerEpoch, BrokerId, TopicId};
@@ -84,28 +84,18 @@ impl Broker {
         self.propose(Command::AdvanceLogStart(advance)).await.map(drop)
     }
 
-    /// What a log needs to begin at `at`, the end of its part in the bucket. Blocks; not for shards.
-    pub(crate) fn seed_from_tier(
-        self: &Arc<Self>,
-        partition: &Partition,
-        at: Offset,
-    ) -> anyhow::Result<Seed> {
+    /// What a log needs to begin where its part in the bucket ends, at `at` or behind it by now.
+    pub(crate) async fn seed_from_tier(&self, partition: &Partition, at: Offset) -> anyhow::Result<Seed> {
+        let tier = self.tier.as_ref().context("this broker has no bucket")?;
         let pointer = partition.tier().context("nothing of it is in the bucket")?;
         let log_start = partition.offsets().log_start;
-        let (broker, id) = (Arc::clone(self), partition.id.clone());
-        let (tell, told) = mpsc::sync_channel(1);
-        self.background.spawn(async move {
-            let seed = match &broker.tier {
-                Some(tier) => tier.seed(&id, &pointer).await,
-                None => Err(anyhow::anyhow!("this broker has no bucket")),
-            };
-            // Whoever waits for it waits until it comes.
-            let _ = tell.send(seed);
-        });
-        let (end, producers, epochs) = told.recv().context("the broker is stopping")??;
-        anyhow::ensure!(end == at, "the bucket ends elsewhere by now. end={end}, at={at}");
+        let (end, producers, epochs) = tier.seed(&partition.id, &pointer).await?;
+        anyhow::ensure!(
+            end >= at,
+            "the bucket ends before what was in it. end={end}, at={at}"
+        );
         Ok(Seed {
-            at,
+            at: end,
             log_start,
             epochs,
             producers,

@@ -14,6 +14,8 @@ const OWNER_FILE: &str = "partition.metadata";
 const CLEAN_FILE: &str = ".kafka_cleanshutdown";
 /// Ends the names of folders that are on their way out.
 const DELETED: &str = "-delete";
+/// Ends the names of folders that nobody knows: kept, and never opened again.
+const STRAY: &str = "-stray";
 
 /// The node's log directories, locked for as long as this lives.
 #[derive(Debug)]
@@ -28,6 +30,28 @@ pub(crate) struct LogDirs {
 struct CleanShutdown {
     version: u32,
     broker_epoch: u64,
+}
+
+/// A partition's folder, as it says itself.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) topic_id: TopicId,
+    pub(crate) index: i32,
+}
+
+impl Folder {
+    /// Takes it away.
+    pub(crate) fn discard(&self) -> anyhow::Result<()> {
+        discard(&self.path)
+    }
+
+    /// Gives it a name under which it is not taken for a partition any more; returns where it is now.
+    pub(crate) fn set_aside(&self) -> anyhow::Result<PathBuf> {
+        let aside = renamed(&self.path, STRAY);
+        std::fs::rename(&self.path, &aside)?;
+        Ok(aside)
+    }
 }
 
 impl LogDirs {
@@ -81,6 +105,17 @@ impl LogDirs {
         )?;
         File::open(dir)?.sync_all()?;
         Ok(made)
+    }
+
+    /// Every partition's folder there is.
+    pub(crate) fn folders(&self) -> anyhow::Result<Vec<Folder>> {
+        let mut folders = vec![];
+        for dir in &self.dirs {
+            for entry in std::fs::read_dir(dir)? {
+                folders.extend(folder(entry?.path())?);
+            }
+        }
+        Ok(folders)
     }
 
     /// Takes a partition's log files away, and leaves whose folder it is.
@@ -206,14 +241,32 @@ fn owner(partition: &Path) -> anyhow::Result<Option<TopicId>> {
     Ok(id.map(TopicId::new))
 }
 
+/// `None` for what is no partition's folder.
+fn folder(path: PathBuf) -> anyhow::Result<Option<Folder>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let index = name.rsplit_once('-').and_then(|(_, index)| index.parse().ok());
+    let Some(index) = index.filter(|_| path.is_dir()) else {
+        return Ok(None);
+    };
+    Ok(owner(&path)?.map(|topic_id| Folder {
+        path,
+        topic_id,
+        index,
+    }))
+}
+
 fn discard(partition: &Path) -> anyhow::Result<()> {
-    let away = partition.with_file_name(format!(
-        "{}.{}{DELETED}",
-        partition.file_name().unwrap_or_default().to_string_lossy(),
-        uuid::Uuid::new_v4().simple()
-    ));
+    let away = renamed(partition, DELETED);
     std::fs::rename(partition, &away)?;
     std::fs::remove_dir_all(&away).with_context(|| format!("cannot be removed. path={}", away.display()))
+}
+
+fn renamed(partition: &Path, ending: &str) -> PathBuf {
+    partition.with_file_name(format!(
+        "{}.{}{ending}",
+        partition.file_name().unwrap_or_default().to_string_lossy(),
+        uuid::Uuid::new_v4().simple()
+    ))
 }
 
 #[cfg(test)]

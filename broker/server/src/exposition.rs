@@ -75,6 +75,16 @@ pub const FAMILIES: &[Family] = &[
         |b| one(b.metrics.bytes_out_local.load(Relaxed) + b.metrics.bytes_out_tier.load(Relaxed)),
     ),
     counter(
+        "kafka_server_brokertopicmetrics_replicationbytesin",
+        "Record batch bytes copied from leaders.",
+        |b| one(b.metrics.copied_in.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_brokertopicmetrics_replicationbytesout",
+        "Record batch bytes given to followers.",
+        |b| one(b.metrics.copied_out.load(Relaxed)),
+    ),
+    counter(
         "kafka_server_brokertopicmetrics_totalproducerequests",
         "Produce requests.",
         |b| one(b.metrics.produces.load(Relaxed)),
@@ -126,8 +136,25 @@ pub const FAMILIES: &[Family] = &[
     ),
     gauge(
         "kafka_server_replicamanager_underreplicatedpartitions",
-        "Partitions with fewer in-sync replicas than replicas.",
-        |_| one(0),
+        "Partitions led with fewer in-sync replicas than replicas.",
+        |b| {
+            let view = b.view();
+            let led = view.partitions().filter(|(_, _, one)| one.leader == Some(b.id()));
+            one(led
+                .filter(|(_, _, one)| one.isr.len() < one.target().len())
+                .count() as u64)
+        },
+    ),
+    gauge(
+        "kafka_server_replicamanager_reassigningpartitions",
+        "Partitions led whose replicas are being moved.",
+        |b| {
+            let view = b.view();
+            let led = view
+                .reassignments()
+                .filter(|(_, _, one)| one.leader == Some(b.id()));
+            one(led.count() as u64)
+        },
     ),
     gauge(
         "kafka_controller_kafkacontroller_activecontrollercount",

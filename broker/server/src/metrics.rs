@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out_local: AtomicU64,
     pub(crate) bytes_out_tier: AtomicU64,
+    pub(crate) copied_in: AtomicU64,
+    pub(crate) copied_out: AtomicU64,
     pub(crate) fetches: AtomicU64,
     pub(crate) produces: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -55,6 +57,16 @@ impl Metrics {
     pub(crate) fn fetched(&self, local: usize, tier: usize) {
         self.bytes_out_local.fetch_add(local as u64, Relaxed);
         self.bytes_out_tier.fetch_add(tier as u64, Relaxed);
+    }
+
+    /// Record bytes have come from a leader.
+    pub(crate) fn copied_in(&self, bytes: usize) {
+        self.copied_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Record bytes go to a follower.
+    pub(crate) fn copied_out(&self, bytes: usize) {
+        self.copied_out.fetch_add(bytes as u64, Relaxed);
     }
 
     /// A connection has been accepted.

@@ -87,6 +87,7 @@ fn look(
             };
             let data = tell(asked.partition, answer);
             let bytes = data.records.as_ref().map_or(0, Records::len);
+            broker.metrics.copied_out(bytes);
             left = left.saturating_sub(bytes);
             first &= bytes == 0;
             // A segment was begun, or the follower's is another: it is told even without records.

@@ -1,6 +1,7 @@
 //! One file per Kafka API: typed request in, typed answer out. This page decodes, dispatches and encodes.
 
 mod alter_configs;
+mod alter_partition_reassignments;
 mod api_versions;
 mod cluster_view;
 mod config_changes;
@@ -41,7 +42,7 @@ mod produce;
 mod refusal;
 mod sync_group;
 #[cfg(test)]
-mod test_cluster;
+pub(crate) mod test_cluster;
 mod topics;
 
 use crate::broker::Broker;
@@ -151,6 +152,7 @@ impl Request {
             )),
             Api::ApiVersions => answer!(api_versions),
             Api::AlterConfigs => answer!(alter_configs),
+            Api::AlterPartitionReassignments => answer!(alter_partition_reassignments),
             Api::CreatePartitions => answer!(create_partitions),
             Api::CreateTopics => answer!(create_topics),
             Api::DeleteTopics => answer!(delete_topics),

@@ -1,7 +1,7 @@
 //! A broker's configuration and a cluster of that broker and others, for tests of what handlers decide.
 
 use uuid::Uuid;
-use varve_cluster::controller::command::{CreateTopic, RegisterBroker};
+use varve_cluster::controller::command::{AlterPartition, CreateTopic, IsrMember, Reassign, RegisterBroker};
 use varve_cluster::controller::{Command, Listener, Outcome, State};
 use varve_cluster::topic_config::Overrides;
 use varve_cluster::{BrokerId, TopicId, TopicName};
@@ -11,19 +11,19 @@ use crate::config::Config;
 
 const ME: BrokerId = BrokerId::new(1);
 
-pub(super) fn config(pairs: &[(&str, &str)]) -> Config {
+pub(crate) fn config(pairs: &[(&str, &str)]) -> Config {
     Config::from_properties(pairs).unwrap()
 }
 
 /// Broker 1, alone.
-pub(super) fn alone() -> State {
+pub(crate) fn alone() -> State {
     let mut state = State::new("cluster");
     add_broker(&mut state, 1, 1);
     state
 }
 
 /// A broker that has started, as `incarnation`, and may lead.
-pub(super) fn add_broker(state: &mut State, id: i32, incarnation: u128) {
+pub(crate) fn add_broker(state: &mut State, id: i32, incarnation: u128) {
     let broker = BrokerId::new(id);
     let register = RegisterBroker {
         broker,
@@ -48,7 +48,7 @@ pub(super) fn add_broker(state: &mut State, id: i32, incarnation: u128) {
 }
 
 /// A broker that is gone.
-pub(super) fn fence(state: &mut State, id: i32) {
+pub(crate) fn fence(state: &mut State, id: i32) {
     let broker = BrokerId::new(id);
     let epoch = state.brokers[&broker].epoch;
     state
@@ -57,7 +57,7 @@ pub(super) fn fence(state: &mut State, id: i32) {
 }
 
 /// Brokers, and a topic of one partition on all of them, the first of them preferred.
-pub(super) fn with_replicas(name: &str, replicas: &[i32]) -> State {
+pub(crate) fn with_replicas(name: &str, replicas: &[i32]) -> State {
     let mut state = State::new("cluster");
     for id in replicas {
         add_broker(&mut state, *id, (*id).unsigned_abs().into());
@@ -67,13 +67,13 @@ pub(super) fn with_replicas(name: &str, replicas: &[i32]) -> State {
     state
 }
 
-pub(super) fn with_topic(name: &str, partitions: usize) -> State {
+pub(crate) fn with_topic(name: &str, partitions: usize) -> State {
     let mut state = alone();
     add_topic(&mut state, name, partitions);
     state
 }
 
-pub(super) fn add_topic(state: &mut State, name: &str, partitions: usize) {
+pub(crate) fn add_topic(state: &mut State, name: &str, partitions: usize) {
     create(state, name, vec![vec![ME]; partitions]);
 }
 
@@ -89,7 +89,41 @@ fn create(state: &mut State, name: &str, assignments: Vec<Vec<BrokerId>>) {
         .unwrap();
 }
 
-pub(super) fn caller(version: i16) -> Caller {
+/// Other replicas for a topic's first partition, and those that come are in sync at once.
+pub(crate) fn reassign(state: &mut State, name: &str, replicas: &[i32]) {
+    let replicas: Vec<_> = replicas.iter().copied().map(BrokerId::new).collect();
+    let topic_id = state.topic_named(name).unwrap().id;
+    let reassign = Reassign {
+        topic_id,
+        partition: 0,
+        replicas: Some(replicas),
+        any_replication_factor: true,
+    };
+    state
+        .apply(state.applied + 1, &Command::Reassign(reassign))
+        .unwrap();
+    let partition = state.partition(topic_id, 0).unwrap();
+    let leader = partition.leader.unwrap();
+    let member = |id: &BrokerId| IsrMember {
+        broker: *id,
+        epoch: state.brokers[id].epoch,
+    };
+    let alter = AlterPartition {
+        topic_id,
+        partition: 0,
+        broker: leader,
+        broker_epoch: state.brokers[&leader].epoch,
+        leader_epoch: partition.leader_epoch,
+        partition_epoch: partition.partition_epoch,
+        isr: partition.replicas.iter().map(member).collect(),
+        recovering: false,
+    };
+    state
+        .apply(state.applied + 1, &Command::AlterPartition(alter))
+        .unwrap();
+}
+
+pub(crate) fn caller(version: i16) -> Caller {
     Caller {
         version,
         client_id: None,

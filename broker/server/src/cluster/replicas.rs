@@ -11,13 +11,13 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId as WireBrokerId, FetchRequest, FetchResponse};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 use varve_cluster::controller::State;
 use varve_cluster::replica::fetcher::{Limits, Turn};
 use varve_cluster::replica::{Answer, Ask, Rebuild, Refusal, ReplicaFetcher, Step};
 use varve_cluster::{BrokerId, TopicId};
-use varve_log::{LeaderEpoch, Offset};
+use varve_log::{LeaderEpoch, Offset, Seed};
 
 use super::{PartitionKey, Peer};
 use crate::broker::Broker;
@@ -42,6 +42,8 @@ const LIMITS: Limits = Limits {
     backoff_ms: 50,
     backoff_max_ms: 1_000,
 };
+/// Replicas that ask the bucket at the same time where to begin.
+const SEEDS_AT_ONCE: usize = 8;
 /// Looked at anew so often even if metadata stands still.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,6 +89,15 @@ fn copy_from(broker: &Arc<Broker>, leader: BrokerId, stopped: watch::Receiver<bo
     }
 }
 
+/// A log that is to begin anew, with what the bucket knows of it. The others are copied meanwhile.
+struct Seeded {
+    key: PartitionKey,
+    partition: Arc<Partition>,
+    /// The leader epoch it followed in when that was asked for.
+    epoch: LeaderEpoch,
+    seed: anyhow::Result<Seed>,
+}
+
 struct Copier {
     broker: Arc<Broker>,
     leader: BrokerId,
@@ -94,16 +105,20 @@ struct Copier {
     /// In the fetcher, with the leader epoch they follow.
     followed: BTreeMap<PartitionKey, Arc<Partition>>,
     peer: Option<Peer>,
+    seeds: (mpsc::Sender<Seeded>, mpsc::Receiver<Seeded>),
+    seeding: Arc<Semaphore>,
 }
 
 impl Copier {
-    const fn new(broker: Arc<Broker>, leader: BrokerId) -> Self {
+    fn new(broker: Arc<Broker>, leader: BrokerId) -> Self {
         Self {
             broker,
             leader,
             fetcher: ReplicaFetcher::new(LIMITS),
             followed: BTreeMap::new(),
             peer: None,
+            seeds: mpsc::channel(SEEDS_AT_ONCE),
+            seeding: Arc::new(Semaphore::new(SEEDS_AT_ONCE)),
         }
     }
 
@@ -112,6 +127,9 @@ impl Copier {
         loop {
             let view = Arc::clone(&views.borrow_and_update());
             self.agree(&view);
+            while let Ok(seeded) = self.seeds.1.try_recv() {
+                self.begin_anew(seeded);
+            }
             let now = self.broker.clock.now().value();
             let worked = match self.fetcher.plan(now) {
                 Some(plan) => {
@@ -154,10 +172,12 @@ impl Copier {
             self.fetcher.remove(gone);
         }
         for (key, partition) in wanted.iter().filter(|(key, _)| !self.followed.contains_key(key)) {
-            if let Some(rebuild) = partition.prepare() {
-                finished(partition, self.rebuild(partition, rebuild));
-            }
             self.fetcher.add(*key);
+            if let Some((rebuild, epoch)) = partition.prepare() {
+                let turn = self.rebuild((*key, partition, epoch), rebuild);
+                let now = self.broker.clock.now().value();
+                self.fetcher.answered([(*key, turn)], now);
+            }
         }
         self.followed = wanted;
     }
@@ -227,7 +247,7 @@ impl Copier {
             let turn = match (question, parts.remove(key)) {
                 (Some((ask, partition)), Some(part)) => {
                     written.push(partition);
-                    self.step(partition, ask, part)
+                    self.step(*key, (partition, ask), part)
                 }
                 _ => Turn::Failed,
             };
@@ -242,7 +262,15 @@ impl Copier {
         self.fetcher.answered(turns, self.broker.clock.now().value());
     }
 
-    fn step(&self, partition: &Arc<Partition>, ask: &Ask, part: PartitionData) -> Turn {
+    fn step(
+        &self,
+        key: PartitionKey,
+        (partition, ask): (&Arc<Partition>, &Ask),
+        part: PartitionData,
+    ) -> Turn {
+        self.broker
+            .metrics
+            .copied_in(part.records.as_ref().map_or(0, Bytes::len));
         let Some(answer) = answer_of(part) else {
             return Turn::Failed;
         };
@@ -252,20 +280,56 @@ impl Copier {
             Step::Stale => return Turn::Passed,
             Step::Wait(_) => return Turn::Failed,
             Step::Cut(cut) => partition.cut(cut).map_err(anyhow::Error::from),
-            Step::Rebuild(rebuild) => self.rebuild(partition, rebuild),
+            Step::Rebuild(rebuild) => return self.rebuild((key, partition, ask.leader_epoch), rebuild),
         };
         finished(partition, done)
     }
 
     /// What is needed for the new beginning is fetched before the old log is touched.
-    fn rebuild(&self, partition: &Arc<Partition>, rebuild: Rebuild) -> anyhow::Result<()> {
-        let seed = match rebuild.seed() {
-            Some(seed) => seed,
-            None => self.broker.seed_from_tier(partition, rebuild.at())?,
-        };
-        tracing::info!(partition = %partition.id, at = rebuild.at().value(), "a replica begins anew");
-        Ok(partition.restart_at(seed)?)
+    fn rebuild(
+        &self,
+        (key, partition, epoch): (PartitionKey, &Arc<Partition>, LeaderEpoch),
+        rebuild: Rebuild,
+    ) -> Turn {
+        if let Some(seed) = rebuild.seed() {
+            return finished(partition, restart(partition, seed, epoch));
+        }
+        let (broker, partition) = (Arc::clone(&self.broker), Arc::clone(partition));
+        let (seeding, done) = (Arc::clone(&self.seeding), self.seeds.0.clone());
+        self.broker.background.spawn(async move {
+            let _turn = seeding.acquire().await;
+            let seed = broker.seed_from_tier(&partition, rebuild.at()).await;
+            let seeded = Seeded {
+                key,
+                partition,
+                epoch,
+                seed,
+            };
+            // The copier may have stopped: then nobody begins anything.
+            let _ = done.send(seeded).await;
+        });
+        Turn::Busy
     }
+
+    /// Without what the bucket knows, it copies what the leader still has.
+    fn begin_anew(&mut self, seeded: Seeded) {
+        let Seeded {
+            key,
+            partition,
+            epoch,
+            seed,
+        } = seeded;
+        let done = seed.and_then(|seed| restart(&partition, seed, epoch));
+        let turn = finished(&partition, done);
+        self.fetcher.ready(&key);
+        self.fetcher
+            .answered([(key, turn)], self.broker.clock.now().value());
+    }
+}
+
+fn restart(partition: &Arc<Partition>, seed: Seed, epoch: LeaderEpoch) -> anyhow::Result<()> {
+    tracing::info!(partition = %partition.id, at = seed.at.value(), "a replica begins anew");
+    Ok(partition.restart_at(seed, epoch)?)
 }
 
 fn finished(partition: &Partition, done: anyhow::Result<()>) -> Turn {

@@ -74,6 +74,7 @@ struct State {
     tier: Option<TierPointer>,
     /// Already on its way to the syncer.
     sync_queued: bool,
+    /// Takes no more writes: its disk has failed, or it is not this broker's any more.
     dead: bool,
 }
 
@@ -181,6 +182,9 @@ impl Partition {
 
     /// Writes the checkpoint from which a restart would recover, once what it covers is on stable storage.
     pub(crate) fn checkpoint(&self) -> Result<(), varve_log::Error> {
+        if self.state.lock().dead {
+            return Ok(());
+        }
         // The first call notes where the log stands, the sync makes that durable, the second hands it out.
         let mut checkpoint = self.state.lock().log.checkpoint();
         if checkpoint.is_none() {
@@ -328,9 +332,20 @@ impl Partition {
         sealed
     }
 
-    /// The topic is gone or the broker stops: nobody waits any more.
+    /// The broker stops: nobody waits any more.
     pub(crate) fn close(&self) {
         self.state.lock().waiters.fail();
+    }
+
+    /// This broker holds it no more, and its files are about to go: nobody writes to them or waits for them.
+    pub(crate) fn retire(&self) {
+        let mut state = self.state.lock();
+        state.role = Role::Waiting {
+            epoch: state.role.epoch(),
+            high_watermark: state.role.high_watermark(),
+        };
+        state.dead = true;
+        state.waiters.fail();
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Me, Partition, PartitionId, Syncer};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dirs::LogDirs;
+use crate::dirs::{Folder, LogDirs};
 use crate::topic_settings;
 use anyhow::Context as _;
 use imbl::ordmap::DiffItem;
@@ -85,6 +85,7 @@ impl Keeper {
     /// Opens everything `view` gives this broker, on as many threads as there are cores; then starts the keeper's
     /// own thread.
     pub(crate) fn start(mut self, view: &State) -> anyhow::Result<Partitions> {
+        self.clear_strays(view)?;
         self.open_all(view)?;
         self.seen = view.clone();
         let (keeper, changes) = mpsc::sync_channel::<Change>(WAITING_MAX);
@@ -145,8 +146,15 @@ impl Keeper {
             || seen.broker_configs != view.broker_configs;
         for change in seen.topics.diff(&view.topics) {
             match change {
-                DiffItem::Add(_, topic) | DiffItem::Update { new: (_, topic), .. } => self.agree(view, topic),
-                DiffItem::Remove(_, topic) => self.remove(topic),
+                DiffItem::Add(_, topic) => self.agree(view, topic),
+                DiffItem::Update {
+                    old: (_, before),
+                    new: (_, topic),
+                } => {
+                    self.part_with(before, topic);
+                    self.agree(view, topic);
+                }
+                DiffItem::Remove(_, topic) => self.mine(topic).for_each(|index| self.remove(topic, index)),
             }
         }
         if defaults_changed {
@@ -228,21 +236,67 @@ impl Keeper {
         Log::create_at(disk(), dir.to_owned(), settings, tier_end, now).with_context(cannot)
     }
 
-    fn remove(&self, topic: &Topic) {
-        for index in self.mine(topic) {
-            let (open, was_closed) = {
-                let (mut map, id) = (self.map.write(), (topic.id, index));
-                (map.open.remove(&id), map.closed.remove(&id))
+    /// What was this broker's and is not any more: a reassignment has ended, others are in sync.
+    fn part_with(&self, before: &Topic, topic: &Topic) {
+        let now: HashSet<i32> = self.mine(topic).collect();
+        for index in self.mine(before).filter(|index| !now.contains(index)) {
+            tracing::info!(topic = %topic.name, index, "the partition is not this broker's any more; its log is deleted here");
+            self.remove(topic, index);
+        }
+    }
+
+    fn remove(&self, topic: &Topic, index: i32) {
+        let (open, was_closed) = {
+            let (mut map, id) = (self.map.write(), (topic.id, index));
+            (map.open.remove(&id), map.closed.remove(&id))
+        };
+        match open {
+            Some(partition) => partition.retire(),
+            None if was_closed => {}
+            None => return,
+        }
+        if let Err(error) = self.dirs.delete(&topic.name, topic.id, index) {
+            tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "the files of a partition that is gone from here are still there");
+        }
+    }
+
+    /// Folders of partitions that are not this broker's. Metadata, which is no older than this broker's registration, may
+    /// say where they belong; if it does not know the topic at all, something else is wrong, and an operator has to look.
+    fn clear_strays(&self, view: &State) -> anyhow::Result<()> {
+        for folder in self.dirs.folders()? {
+            let path = folder.path.display();
+            let cleared = match belongs(view, self.me.id, &folder) {
+                Belongs::Here => continue,
+                Belongs::Elsewhere => {
+                    tracing::info!(%path, "the partition was moved or deleted while this broker was down; its log is deleted here");
+                    folder.discard()
+                }
+                Belongs::Nowhere => folder.set_aside().map(|aside| {
+                    tracing::error!(%path, aside = %aside.display(), "metadata does not know this partition's topic; its folder is set aside and kept: is this the right cluster?");
+                }),
             };
-            match open {
-                Some(partition) => partition.close(),
-                None if was_closed => {}
-                None => continue,
-            }
-            if let Err(error) = self.dirs.delete(&topic.name, topic.id, index) {
-                tracing::error!(topic = %topic.name, index, error = format!("{error:#}"), "a deleted partition's files are still there");
+            if let Err(error) = cleared {
+                tracing::error!(%path, error = format!("{error:#}"), "a folder that is not this broker's stays where it is");
             }
         }
+        Ok(())
+    }
+}
+
+/// Whose a partition's folder is by metadata.
+enum Belongs {
+    Here,
+    Elsewhere,
+    /// Metadata does not know.
+    Nowhere,
+}
+
+fn belongs(view: &State, me: BrokerId, folder: &Folder) -> Belongs {
+    match view.partition(folder.topic_id, folder.index) {
+        Some(partition) if partition.replicas.contains(&me) => Belongs::Here,
+        Some(_) => Belongs::Elsewhere,
+        None if view.tombstones.contains_key(&folder.topic_id) => Belongs::Elsewhere,
+        None => Belongs::Nowhere,
     }
 }
 
@@ -303,5 +357,115 @@ impl Partitions {
         if thread.join().is_err() {
             tracing::error!("the keeper of partitions ended with a panic");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::test_cluster::{add_broker, add_topic, alone, config, reassign, with_replicas};
+    use crate::clock::SystemClock;
+    use crate::partition::Goal;
+    use varve_log::{Batch, Builder, FsDisk, Timestamp};
+
+    struct Home {
+        dir: tempfile::TempDir,
+        syncer: Arc<Syncer>,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            Self {
+                dir: tempfile::tempdir().unwrap(),
+                syncer: Syncer::start().unwrap().0,
+            }
+        }
+
+        fn start(&self, view: &State) -> Partitions {
+            let path = self.dir.path();
+            let config = config(&[("log.dirs", &path.display().to_string()), ("node.id", "1")]);
+            let dirs = LogDirs::open(&config.log_dirs).unwrap();
+            let epoch = view.brokers[&BrokerId::new(1)].epoch;
+            let syncer = Arc::clone(&self.syncer);
+            let keeper = Keeper::new(
+                &config,
+                epoch,
+                dirs,
+                Arc::new(FsDisk),
+                syncer,
+                Arc::new(SystemClock),
+            );
+            keeper.start(view).unwrap()
+        }
+
+        fn folders(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(self.dir.path()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.filter(|name| name != ".lock").collect();
+            names.sort();
+            names
+        }
+    }
+
+    impl Drop for Home {
+        fn drop(&mut self) {
+            self.syncer.stop();
+        }
+    }
+
+    fn batch() -> Batch {
+        let now = Timestamp::new(1_700_000_000_000);
+        Batch::check_produced(Builder::new(now).push(now, None, Some(b"v"), &[]).build()).unwrap()
+    }
+
+    /// The others have caught up, and the one that led is out.
+    fn moved(view: &State) -> State {
+        let mut view = view.clone();
+        add_broker(&mut view, 3, 3);
+        reassign(&mut view, "orders", &[2, 3]);
+        view
+    }
+
+    #[tokio::test]
+    async fn what_is_moved_away_is_closed_and_deleted() {
+        let home = Home::new();
+        let view = with_replicas("orders", &[1, 2]);
+        let partitions = home.start(&view);
+        let topic = view.topic_named("orders").unwrap().id;
+        let partition = partitions.get(topic, 0).unwrap();
+        let waits = partition.append(&batch(), Some(Goal::Committed), Timestamp::new(1_700_000_000_000));
+        let waits = waits.unwrap().settled.unwrap();
+
+        partitions.reconcile(Arc::new(moved(&view))).await;
+
+        assert!(partitions.get(topic, 0).is_none());
+        assert_eq!(home.folders(), [""; 0]);
+        assert!(waits.await.unwrap().is_err(), "who waited for it is told");
+        let late = partition.append(&batch(), None, Timestamp::new(1_700_000_000_000));
+        assert!(late.is_err(), "nobody writes to what is gone");
+        partitions.stop();
+    }
+
+    #[tokio::test]
+    async fn at_the_start_what_was_moved_meanwhile_goes_and_what_nobody_knows_is_kept() {
+        let home = Home::new();
+        let mut before = with_replicas("orders", &[1, 2]);
+        add_topic(&mut before, "mine", 1);
+        home.start(&before).stop();
+        assert_eq!(home.folders(), ["mine-0", "orders-0"]);
+
+        home.start(&moved(&before)).stop();
+        assert_eq!(home.folders(), ["mine-0"]);
+
+        // As if this were another cluster's metadata.
+        home.start(&alone()).stop();
+        let folders = home.folders();
+        assert_eq!(folders.len(), 1);
+        assert!(
+            folders[0].starts_with("mine-0.") && folders[0].ends_with("-stray"),
+            "{folders:?}"
+        );
+        home.start(&alone()).stop();
+        assert_eq!(home.folders(), folders, "and stays");
     }
 }

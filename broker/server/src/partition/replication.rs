@@ -12,7 +12,7 @@ use varve_cluster::replica::{
     Answer, Ask, Follower, IsrAnswer, IsrChange, Rebuild, Refusal, Served, Step, serve,
 };
 use varve_cluster::{BrokerEpoch, BrokerId};
-use varve_log::{Offset, Seed, Timestamp};
+use varve_log::{LeaderEpoch, Offset, Seed, Timestamp};
 
 impl Partition {
     /// Answers a follower's fetch.
@@ -65,12 +65,12 @@ impl Partition {
         }
     }
 
-    /// What must happen before the first question.
-    pub(crate) fn prepare(&self) -> Option<Rebuild> {
+    /// What must happen before the first question, and in which leader epoch.
+    pub(crate) fn prepare(&self) -> Option<(Rebuild, LeaderEpoch)> {
         let state = self.state.lock();
         let tier_end = state.tier.as_ref().map(|tier| tier.end);
         match &state.role {
-            Role::Following(follower) => follower.prepare(&state.log, tier_end),
+            Role::Following(follower) => Some((follower.prepare(&state.log, tier_end)?, follower.epoch())),
             Role::Leading(_) | Role::Waiting { .. } => None,
         }
     }
@@ -107,11 +107,19 @@ impl Partition {
         Ok(())
     }
 
-    /// Begins the log anew. Blocks.
-    pub(crate) fn restart_at(self: &Arc<Self>, seed: Seed) -> Result<(), varve_log::Error> {
+    /// Begins the log anew, if it still follows in `epoch`: meanwhile it may have been given another role. Blocks.
+    pub(crate) fn restart_at(
+        self: &Arc<Self>,
+        seed: Seed,
+        epoch: LeaderEpoch,
+    ) -> Result<(), varve_log::Error> {
         self.write_turn();
         self.sync();
         let mut state = self.state.lock();
+        let follows = matches!(&state.role, Role::Following(follower) if follower.epoch() == epoch);
+        if !follows || state.dead {
+            return Ok(());
+        }
         let restart = state.log.restart_at(seed)?;
         let restarted = MutexGuard::unlocked(&mut state, || restart.run());
         let at = state.log.truncated(restarted)?;
@@ -147,7 +155,7 @@ impl Partition {
 /// Followership as metadata gives it.
 pub(super) const fn follow(
     me: (BrokerId, BrokerEpoch),
-    leader: (BrokerId, varve_log::LeaderEpoch),
+    leader: (BrokerId, LeaderEpoch),
     high_watermark: Offset,
 ) -> Role {
     Role::Following(Follower::begin(me, leader, high_watermark))

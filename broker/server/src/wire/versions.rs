@@ -9,12 +9,12 @@ use std::ops::RangeInclusive;
 use kafka_protocol::protocol::Request;
 
 use super::generated::{
-    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records,
-    delete_topics, describe_cluster, describe_configs, describe_groups, describe_log_dirs,
-    describe_producers, describe_quorum, describe_topic_partitions, elect_leaders, fetch, find_coordinator,
-    heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group, list_config_resources,
-    list_groups, list_offsets, list_partition_reassignments, metadata, offset_commit, offset_delete,
-    offset_fetch, offset_for_leader_epoch, produce, sync_group,
+    alter_configs, alter_partition_reassignments, api_versions, create_partitions, create_topics,
+    delete_groups, delete_records, delete_topics, describe_cluster, describe_configs, describe_groups,
+    describe_log_dirs, describe_producers, describe_quorum, describe_topic_partitions, elect_leaders, fetch,
+    find_coordinator, heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group,
+    list_config_resources, list_groups, list_offsets, list_partition_reassignments, metadata, offset_commit,
+    offset_delete, offset_fetch, offset_for_leader_epoch, produce, sync_group,
 };
 
 /// An API that this broker serves. The discriminant is Kafka's API key.
@@ -47,6 +47,7 @@ pub enum Api {
     DeleteGroups = 42,
     ElectLeaders = 43,
     IncrementalAlterConfigs = 44,
+    AlterPartitionReassignments = 45,
     ListPartitionReassignments = 46,
     OffsetDelete = 47,
     DescribeQuorum = 55,
@@ -68,7 +69,7 @@ pub struct Served {
 }
 
 /// Every API served, by ascending key.
-pub static SERVED: [Served; 33] = [
+pub static SERVED: [Served; 34] = [
     // Versions 0 to 2 are advertised though refused, as Kafka does (KAFKA-18659): without them librdkafka up to
     // 2.10 believes that the broker knows no compression.
     serve::<produce::ProduceRequest>(Api::Produce, 3..=13).advertised_from(0),
@@ -97,6 +98,10 @@ pub static SERVED: [Served; 33] = [
     serve::<delete_groups::DeleteGroupsRequest>(Api::DeleteGroups, 0..=2),
     serve::<elect_leaders::ElectLeadersRequest>(Api::ElectLeaders, 0..=2),
     serve::<incremental_alter_configs::IncrementalAlterConfigsRequest>(Api::IncrementalAlterConfigs, 0..=1),
+    serve::<alter_partition_reassignments::AlterPartitionReassignmentsRequest>(
+        Api::AlterPartitionReassignments,
+        0..=1,
+    ),
     serve::<list_partition_reassignments::ListPartitionReassignmentsRequest>(
         Api::ListPartitionReassignments,
         0..=0,
