@@ -5,6 +5,7 @@ import pathlib
 import random
 import re
 import threading
+import time
 
 from confluent_kafka import Consumer, TopicPartition
 
@@ -179,7 +180,7 @@ class Moves:
 
     def execute(self, plan: pathlib.Path, *more) -> str:
         printed = self.tool("--execute", plan, *more)
-        self.part.check("Successfully started partition reassignment" in printed, f"--execute {' '.join(map(str, more))}starts {plan.read_text()}", printed[-800:])
+        self.part.check("Successfully started partition reassignment" in printed, f"--execute {' '.join(map(str, more))} with {plan.name} starts", printed[-800:])
         return printed
 
     def verified(self, plan: pathlib.Path) -> bool:
@@ -238,7 +239,44 @@ def moves(part: Part):
     part.check(not holds(cluster, 2, "history"), "and deletes it when it starts")
     part.equal(read_digest(consume(others, "history", {0: len(sent)})), sent_digest(sent), "every record is there, in order")
     part.equal(replicas(cluster, "history", 1), [3, 4], "and the replicas are those that were asked for")
+    throttled(part, cluster, mover)
     cluster.stop()
+
+
+def throttles(address: str) -> str:
+    """What is set of them, on brokers and on the topic."""
+    told = [tool("kafka-configs", "--describe", "--entity-type", kind, *name, "--bootstrap-server", address)
+            for kind, name in (("brokers", ()), ("topics", ("--entity-name", "bulk")))]
+    return "\n".join(line.strip() for line in "".join(told).splitlines() if "throttled" in line)
+
+
+def throttled(part: Part, cluster: Cluster, mover: Moves):
+    address = cluster.address
+    tool("kafka-topics", "--create", "--topic", "bulk", "--replica-assignment", "1:2", "--config", "remote.storage.enable=false", "--bootstrap-server", address)
+    chance = random.Random(2)
+    produce(address, "bulk", [Record(b"k", chance.randbytes(64 << 10)) for _ in range(256)], 0)
+    plan, rate, before, began = mover.plan(bulk=[1, 3]), 2 * MIB, copied(cluster, 3), time.monotonic()
+    mover.execute(plan, "--throttle", rate)
+    told = throttles(address)
+    for key in ("leader.replication.throttled.rate=2097152", "follower.replication.throttled.rate=2097152",
+                "leader.replication.throttled.replicas=0:1,0:2", "follower.replication.throttled.replicas=0:3"):
+        part.check(key in told, f"--throttle sets {key}", told)
+    done, took = copied(cluster, 3) - before, time.monotonic() - began
+    # A second's worth at once, and an answer that may overdraw it.
+    part.check(0 < done < rate * (took + 1) + MIB < 15 * MIB, f"{done:.0f} bytes of 16 MiB were copied within {took:.1f} s at 2 MiB a second")
+    mover.execute(plan, "--additional", "--throttle", 64 * MIB)
+    wait_for("the rest, at another rate", lambda: 3 in cluster.number(1).admin().list_topics("bulk", timeout=10).topics["bulk"].partitions[0].isrs, 60, pause=0.05)
+    wait_for("--verify says completed", lambda: mover.verified(plan), 30, pause=0.2)
+    part.equal(throttles(address), "", "--verify takes the throttles away")
+    plan = mover.plan(bulk=[1, 4])
+    mover.execute(plan, "--throttle", 100_000)
+    part.check("is still in progress" in mover.tool("--verify", plan), "a slow one is still in progress")
+    part.check(holds(cluster, 4, "bulk"), "its new replica has begun")
+    printed = mover.tool("--cancel", plan)
+    part.check("Successfully cancelled" in printed, "--cancel takes it back", printed[-500:])
+    part.equal(replicas(cluster, "bulk", 1), [1, 3], "and the replicas are those there were")
+    wait_for("what was begun is gone", lambda: not holds(cluster, 4, "bulk"), 10, pause=0.1)
+    part.equal(throttles(address), "", "as are the throttles")
 
 
 def group_partition(group: str, partitions: int = 50) -> int:

@@ -1,7 +1,7 @@
 //! What every request handler works with: the parts of one running broker, put together by `node`.
 
 use crate::clock::Clock;
-use crate::cluster::Membership;
+use crate::cluster::{Membership, Throttles};
 use crate::complaints::Complaints;
 use crate::config::Config;
 use crate::coordinators::Groups;
@@ -40,6 +40,7 @@ pub(crate) struct Broker {
     pub(crate) tier: Option<Tier>,
     /// What the tables' keepers last said, by topic.
     pub(crate) tables: Mutex<BTreeMap<String, crate::tables::Status>>,
+    pub(crate) throttles: Throttles,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Metrics,
     pub(crate) request_memory: Arc<RequestMemory>,

@@ -93,14 +93,15 @@ impl<K: Clone + Ord> ReplicaFetcher<K> {
         self.partitions.is_empty()
     }
 
-    /// The next request; `None` while one is out or nobody can go on. Until [`ReplicaFetcher::answered`] it is out.
-    pub fn plan(&mut self, now: i64) -> Option<FetchPlan<K>> {
+    /// The next request, without those that are `held`; `None` while one is out or nobody can go on. Until
+    /// [`ReplicaFetcher::answered`] it is out.
+    pub fn plan(&mut self, now: i64, held: impl Fn(&K) -> bool) -> Option<FetchPlan<K>> {
         if self.in_flight {
             return None;
         }
         let can_go = |name: &&K| {
             let condition = self.partitions.get(*name);
-            condition.is_some_and(|one| !one.busy && one.not_before.is_none_or(|at| at <= now))
+            condition.is_some_and(|one| !one.busy && one.not_before.is_none_or(|at| at <= now)) && !held(name)
         };
         let turn = self.queue.iter().filter(can_go).take(self.limits.partitions);
         let partitions: Vec<K> = turn.cloned().collect();
@@ -179,7 +180,9 @@ mod tests {
     }
 
     fn planned(fetcher: &mut ReplicaFetcher<u32>, now: i64) -> Vec<u32> {
-        fetcher.plan(now).map_or_else(Vec::new, |plan| plan.partitions)
+        fetcher
+            .plan(now, |_| false)
+            .map_or_else(Vec::new, |plan| plan.partitions)
     }
 
     #[test]
@@ -229,6 +232,16 @@ mod tests {
         planned(&mut fetcher, now);
         fetcher.answered([(2, Turn::Took)], now);
         assert_eq!(fetcher.next_at(), None);
+    }
+
+    #[test]
+    fn who_is_held_keeps_its_place_and_holds_up_nobody() {
+        let mut fetcher = fetcher(2);
+        let plan = fetcher.plan(0, |name| *name < 2).unwrap();
+        assert_eq!(plan.partitions, [2, 3]);
+        fetcher.answered(plan.partitions.into_iter().map(|name| (name, Turn::Took)), 0);
+        assert!(fetcher.plan(0, |_| true).is_none());
+        assert_eq!(planned(&mut fetcher, 0), [0, 1]);
     }
 
     #[test]

@@ -38,6 +38,15 @@ pub const KEYS: &[Key] = &[
         check: values::only_producer,
     },
     Key {
+        name: "follower.replication.throttled.replicas",
+        kind: Kind::List,
+        default: "",
+        synonyms: &[],
+        doc: "Replicas, partition:broker, that copy no faster than follower.replication.throttled.rate of their broker while they are not in sync; * for all.",
+        hidden: false,
+        check: values::throttled_replicas,
+    },
+    Key {
         name: "index.interval.bytes",
         kind: Kind::Int,
         default: "4096",
@@ -54,6 +63,15 @@ pub const KEYS: &[Key] = &[
         doc: "Segment size below the floor of segment.bytes. For tests.",
         hidden: true,
         check: values::int_from_one,
+    },
+    Key {
+        name: "leader.replication.throttled.replicas",
+        kind: Kind::List,
+        default: "",
+        synonyms: &[],
+        doc: "Replicas, partition:broker, that are given no more than leader.replication.throttled.rate of the leader's broker while they are not in sync; * for all.",
+        hidden: false,
+        check: values::throttled_replicas,
     },
     Key {
         name: "local.retention.bytes",

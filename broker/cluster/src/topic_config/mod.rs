@@ -12,7 +12,7 @@ mod values;
 use std::collections::BTreeMap;
 
 pub use keys::{KEYS, find};
-pub use values::{Column, ColumnType, TimestampType, ValueMode};
+pub use values::{Column, ColumnType, ThrottledReplicas, TimestampType, ValueMode};
 
 const NO_COMPACTION: &str = "only internal topics are compacted; write delete";
 
@@ -85,6 +85,10 @@ pub struct TopicConfig {
     pub compacted: bool,
     pub min_insync_replicas: u32,
     pub unclean_leader_election: bool,
+    /// Followers this broker gives no more to than its throttle allows, as long as they are not in sync.
+    pub leader_throttled: ThrottledReplicas,
+    /// Replicas that copy no faster than their own broker's throttle allows, as long as they are not in sync.
+    pub follower_throttled: ThrottledReplicas,
     pub remote_storage: bool,
     /// How much stays on the broker's disk once it is in the bucket. Kafka's -2 ("as `retention.*`") is resolved.
     pub local_retention_ms: Option<i64>,
@@ -193,6 +197,8 @@ pub fn resolve(
         compacted: internal_topic && values::compacts(cleanup),
         min_insync_replicas: given.int("min.insync.replicas")?,
         unclean_leader_election: given.flag("unclean.leader.election.enable"),
+        leader_throttled: given.throttled("leader.replication.throttled.replicas"),
+        follower_throttled: given.throttled("follower.replication.throttled.replicas"),
         remote_storage: given.flag("remote.storage.enable"),
         local_retention_ms: if local_ms == -2 {
             limit(retention_ms)
@@ -258,6 +264,8 @@ impl Default for TopicConfig {
             compacted: false,
             min_insync_replicas: 1,
             unclean_leader_election: false,
+            leader_throttled: ThrottledReplicas::default(),
+            follower_throttled: ThrottledReplicas::default(),
             remote_storage: false,
             local_retention_ms: Some(7 * 24 * 3_600_000),
             local_retention_bytes: None,

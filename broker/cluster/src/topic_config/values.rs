@@ -1,8 +1,9 @@
 //! What the values of topic configuration mean: the parsers and checks the table points to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ConfigError, invalid};
+use crate::BrokerId;
 
 /// `message.timestamp.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,43 @@ impl TimestampType {
             "LogAppendTime" => Some(Self::LogAppendTime),
             _ => None,
         }
+    }
+}
+
+/// `leader.replication.throttled.replicas` and its like: which copies of a topic are throttled (KIP-73).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ThrottledReplicas {
+    All,
+    /// Partitions and brokers.
+    Listed(BTreeSet<(i32, BrokerId)>),
+}
+
+impl ThrottledReplicas {
+    pub(super) fn parse(value: &str) -> Option<Self> {
+        if value.trim() == "*" {
+            return Some(Self::All);
+        }
+        let items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let replica = |item: &str| {
+            let (partition, broker) = item.split_once(':')?;
+            let (partition, broker): (u16, u32) = (partition.parse().ok()?, broker.parse().ok()?);
+            Some((i32::from(partition), BrokerId::new(i32::try_from(broker).ok()?)))
+        };
+        items.map(replica).collect::<Option<_>>().map(Self::Listed)
+    }
+
+    #[must_use]
+    pub fn holds(&self, partition: i32, broker: BrokerId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(replicas) => replicas.contains(&(partition, broker)),
+        }
+    }
+}
+
+impl Default for ThrottledReplicas {
+    fn default() -> Self {
+        Self::Listed(BTreeSet::new())
     }
 }
 
@@ -121,6 +159,10 @@ impl Given {
         self.0.get(key).map_or("", String::as_str)
     }
 
+    pub(super) fn throttled(&self, key: &str) -> ThrottledReplicas {
+        ThrottledReplicas::parse(self.text(key)).unwrap_or_default()
+    }
+
     pub(super) fn flag(&self, key: &str) -> bool {
         self.text(key).eq_ignore_ascii_case("true")
     }
@@ -192,6 +234,16 @@ pub(super) fn only_false(value: &str) -> Result<(), String> {
         return Err("not available: a leader is never elected at the price of acknowledged data".to_owned());
     }
     Ok(())
+}
+
+pub(super) fn throttled_replicas(value: &str) -> Result<(), String> {
+    match ThrottledReplicas::parse(value) {
+        Some(_) => Ok(()),
+        None => Err(
+            "value must be * or a list of replicas, [partitionId]:[brokerId],[partitionId]:[brokerId],..."
+                .to_owned(),
+        ),
+    }
 }
 
 pub(super) fn only_producer(value: &str) -> Result<(), String> {

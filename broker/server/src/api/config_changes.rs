@@ -103,6 +103,7 @@ fn check(config: &Config, view: &State, command: &Command) -> Result<(), Refusal
             check_broker_key(op)?;
         }
     }
+    check_resource(view, *resource)?;
     let after = rehearse(view, command)?;
     match resource {
         ConfigResource::Topic(id) => match after.topic(*id) {
@@ -110,6 +111,17 @@ fn check(config: &Config, view: &State, command: &Command) -> Result<(), Refusal
             None => Ok(()),
         },
         ConfigResource::Broker(_) => check_broker_values(&after, *resource),
+    }
+}
+
+/// Brokers are configured once they have registered.
+fn check_resource(view: &State, resource: ConfigResource) -> Result<(), Refusal> {
+    match resource {
+        ConfigResource::Broker(Some(id)) if !view.brokers.contains_key(&id) => Err(Refusal::new(
+            ErrorCode::BrokerIdNotRegistered,
+            format!("No node with id {id} found."),
+        )),
+        ConfigResource::Broker(_) | ConfigResource::Topic(_) => Ok(()),
     }
 }
 
@@ -150,7 +162,8 @@ fn check_broker_values(after: &State, resource: ConfigResource) -> Result<(), Re
         ConfigResource::Topic(_) => None,
     };
     for (key, value) in values.into_iter().flatten() {
-        if let Some(Err(reason)) = topic_config::check_broker_default(key, value) {
+        let own = keys::check_dynamic(key, value).map(|judged| judged.map_err(str::to_owned));
+        if let Some(Err(reason)) = own.or_else(|| topic_config::check_broker_default(key, value)) {
             let message = format!("Invalid value {value} for configuration {key}: {reason}");
             return Err(Refusal::invalid_request(message));
         }
@@ -325,12 +338,27 @@ mod tests {
     }
 
     #[test]
-    fn a_running_broker_takes_only_the_defaults_of_topics() {
+    fn a_running_broker_takes_the_defaults_of_topics_and_throttles_and_nothing_else() {
         let view = with_topic("orders", 1);
         let broker = resource(&view, BROKER, "1").unwrap();
 
         assert_eq!(judge(&view, broker, &[set("log.retention.ms", "60000")]), Ok(()));
+        let throttle = set("leader.replication.throttled.rate", "1048576");
+        assert_eq!(judge(&view, broker, std::slice::from_ref(&throttle)), Ok(()));
+        let nobody = resource(&view, BROKER, "9").unwrap();
+        assert_eq!(
+            judge(&view, nobody, &[throttle]).unwrap_err().error,
+            ErrorCode::BrokerIdNotRegistered
+        );
         for (op, error) in [
+            (
+                set("leader.replication.throttled.rate", "-1"),
+                ErrorCode::InvalidRequest,
+            ),
+            (
+                set("follower.replication.throttled.rate", "fast"),
+                ErrorCode::InvalidRequest,
+            ),
             (set("log.dirs", "/data"), ErrorCode::InvalidRequest),
             (set("log.retention.hours", "1"), ErrorCode::InvalidRequest),
             (set("no.such.key", "1"), ErrorCode::InvalidConfig),

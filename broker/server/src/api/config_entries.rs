@@ -215,9 +215,11 @@ pub(super) fn of_all_brokers(config: &Config, view: &State) -> Vec<Entry> {
     of_broker(config, view).into_iter().filter_map(shared).collect()
 }
 
-/// Whether a broker takes a new value of the key while it runs: the defaults of topics, in the topic's own unit.
+/// Whether a broker takes a new value of the key while it runs: the defaults of topics, in the topic's own unit, and the
+/// throttles of copying.
 pub(super) fn is_dynamic(name: &str) -> bool {
-    name != topic_settings::TIERING_KEY && topic_key_of(name).is_some_and(|(_, synonym)| synonym.scale == 1)
+    let is_default = || topic_key_of(name).is_some_and(|(_, synonym)| synonym.scale == 1);
+    keys::check_dynamic(name, "").is_some() || (name != topic_settings::TIERING_KEY && is_default())
 }
 
 fn topic_key_of(broker_key: &str) -> Option<(&'static topic_config::Key, &'static BrokerKey)> {
@@ -324,7 +326,8 @@ mod tests {
         assert!(entries.windows(2).all(|pair| pair[0].name < pair[1].name));
         assert!(entry(entries.clone(), "log.dirs").read_only);
         assert!(entry(entries.clone(), "log.retention.hours").read_only);
-        assert!(!entry(entries, "log.retention.ms").read_only);
+        assert!(!entry(entries.clone(), "log.retention.ms").read_only);
+        assert!(!entry(entries, "follower.replication.throttled.rate").read_only);
     }
 
     #[test]

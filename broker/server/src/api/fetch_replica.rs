@@ -18,6 +18,8 @@ use varve_log::{LeaderEpoch, Offset};
 
 /// Older ones have no room for what our followers say.
 pub(super) const VERSION_MIN: i16 = 17;
+/// Throttled followers are looked at anew so often.
+const THROTTLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers as soon as there is anything to tell, or `max_wait_ms` are over.
 pub(super) async fn handle(broker: &Arc<Broker>, request: FetchRequest) -> FetchResponse {
@@ -70,6 +72,8 @@ fn look(
     request: &FetchRequest,
     wanted: &[(Uuid, Vec<Wanted>)],
 ) -> (Vec<FetchableTopicResponse>, bool) {
+    let throttle = &broker.throttles.given;
+    let open = throttle.is_open(&broker.config, &broker.view(), broker.clock.now());
     let mut left = usize::try_from(request.max_bytes).unwrap_or(0);
     let mut telling = false;
     let mut first = true;
@@ -77,10 +81,17 @@ fn look(
     for (topic_id, wanted) in wanted {
         let mut partitions = Vec::with_capacity(wanted.len());
         for (ask, asked, partition) in wanted {
+            let is_throttled = partition
+                .as_ref()
+                .is_some_and(|partition| partition.throttles(ask.replica));
             let bytes_max = usize::try_from(asked.partition_max_bytes).unwrap_or(0).min(left);
             let answer = match partition {
                 Some(partition) => {
-                    let limits = (bytes_max, first);
+                    // How far it has come counts all the same.
+                    let limits = match open || !is_throttled {
+                        true => (bytes_max, first),
+                        false => (0, false),
+                    };
                     partition.serve_follower(ask, limits, broker.clock.now()).answer
                 }
                 None => Answer::Refused(Refusal::NotLeader),
@@ -88,6 +99,9 @@ fn look(
             let data = tell(asked.partition, answer);
             let bytes = data.records.as_ref().map_or(0, Records::len);
             broker.metrics.copied_out(bytes);
+            if is_throttled {
+                throttle.spend(bytes);
+            }
             left = left.saturating_sub(bytes);
             first &= bytes == 0;
             // A segment was begun, or the follower's is another: it is told even without records.
@@ -170,7 +184,14 @@ fn tell(index: i32, answer: Answer<varve_log::ReadPlan>) -> PartitionData {
 async fn wait_for_news(wanted: &[(Uuid, Vec<Wanted>)], news: &Arc<Notify>, deadline: Instant) {
     let partitions = || {
         let all = wanted.iter().flat_map(|(_, wanted)| wanted);
-        all.filter_map(|(ask, _, partition)| Some((ask, partition.as_ref()?)))
+        let found = all.filter_map(|(ask, _, partition)| Some((ask, partition.as_ref()?)));
+        // What a throttled one waits for is time.
+        found.filter(|(ask, partition)| !partition.throttles(ask.replica))
+    };
+    let asked = wanted.iter().map(|(_, wanted)| wanted.len()).sum::<usize>();
+    let deadline = match partitions().count() < asked {
+        true => deadline.min(Instant::now() + THROTTLE_PAUSE),
+        false => deadline,
     };
     let all_wait = partitions().all(|(ask, partition)| partition.watch_end(news, ask.from));
     if all_wait {

@@ -11,11 +11,13 @@ mod peer;
 mod recovery;
 pub(crate) mod replicas;
 mod server;
+mod throttle;
 
 pub(crate) use controllers::Controllers;
 pub(crate) use membership::Membership;
 pub(crate) use peer::{Peer, PeerError};
 pub(crate) use server::serve;
+pub(crate) use throttle::Throttles;
 
 use serde::{Deserialize, Serialize};
 use varve_cluster::TopicId;

@@ -131,7 +131,8 @@ impl Copier {
                 self.begin_anew(seeded);
             }
             let now = self.broker.clock.now().value();
-            let worked = match self.fetcher.plan(now) {
+            let held = self.held(&view);
+            let worked = match self.fetcher.plan(now, |key| held.contains(key)) {
                 Some(plan) => {
                     let asked = self.questions(&plan.partitions);
                     tokio::select! {
@@ -180,6 +181,30 @@ impl Copier {
             }
         }
         self.followed = wanted;
+    }
+
+    /// Those that the throttle lets copy nothing now.
+    fn held(&self, view: &State) -> BTreeSet<PartitionKey> {
+        let broker = &self.broker;
+        if broker
+            .throttles
+            .taken
+            .is_open(&broker.config, view, broker.clock.now())
+        {
+            return BTreeSet::new();
+        }
+        let followed = self.followed.iter();
+        let throttled = followed.filter(|(key, partition)| self.is_throttled(view, **key, partition));
+        throttled.map(|(key, _)| *key).collect()
+    }
+
+    /// An operator says so, and it is not in sync.
+    fn is_throttled(&self, view: &State, key: PartitionKey, partition: &Partition) -> bool {
+        let me = self.broker.id();
+        let in_sync = view
+            .partition(key.0, key.1)
+            .is_some_and(|one| one.isr.contains(&me));
+        !in_sync && partition.config().follower_throttled.holds(key.1, me)
     }
 
     fn questions(&self, keys: &[PartitionKey]) -> Vec<Question> {
@@ -268,9 +293,11 @@ impl Copier {
         (partition, ask): (&Arc<Partition>, &Ask),
         part: PartitionData,
     ) -> Turn {
-        self.broker
-            .metrics
-            .copied_in(part.records.as_ref().map_or(0, Bytes::len));
+        let bytes = part.records.as_ref().map_or(0, Bytes::len);
+        self.broker.metrics.copied_in(bytes);
+        if bytes > 0 && self.is_throttled(&self.broker.view(), key, partition) {
+            self.broker.throttles.taken.spend(bytes);
+        }
         let Some(answer) = answer_of(part) else {
             return Turn::Failed;
         };

@@ -38,6 +38,10 @@ const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, doc:
     }
 }
 
+/// KIP-73.
+pub(crate) const LEADER_THROTTLED_RATE: &str = "leader.replication.throttled.rate";
+pub(crate) const FOLLOWER_THROTTLED_RATE: &str = "follower.replication.throttled.rate";
+
 /// Every broker key with an effect, in the order of `docs/configuration.md`.
 pub const KEYS: &[Key] = &[
     key(
@@ -117,6 +121,18 @@ pub const KEYS: &[Key] = &[
         Kind::Long,
         Some("10000"),
         "A follower that has not caught up for so long leaves the in-sync replicas.",
+    ),
+    key(
+        LEADER_THROTTLED_RATE,
+        Kind::Long,
+        Some("9223372036854775807"),
+        "Bytes a second this broker gives to followers named in leader.replication.throttled.replicas; changed while it runs.",
+    ),
+    key(
+        FOLLOWER_THROTTLED_RATE,
+        Kind::Long,
+        Some("9223372036854775807"),
+        "Bytes a second this broker copies for replicas named in follower.replication.throttled.replicas; changed while it runs.",
     ),
     key(
         "cluster.id",
@@ -328,6 +344,17 @@ pub const KEYS: &[Key] = &[
 /// Finds a key by name.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// Judges a value for a key of this table that a broker takes while it runs. `None`: it is no such key.
+pub(crate) fn check_dynamic(name: &str, value: &str) -> Option<Result<(), &'static str>> {
+    [LEADER_THROTTLED_RATE, FOLLOWER_THROTTLED_RATE]
+        .contains(&name)
+        .then(|| match value.trim().parse::<i64>() {
+            Ok(0..) => Ok(()),
+            Ok(_) => Err("Value must be at least 0"),
+            Err(_) => Err("Not a number of type LONG"),
+        })
 }
 
 /// The environment variable that sets a key: Kafka's images use `KAFKA_` with dots as underscores; ours are just upper case.

@@ -208,6 +208,7 @@ impl Config {
         }
         let read = Reader(&given);
         check_roles(&read)?;
+        check_dynamic(&given)?;
         let node_id = read.at_least("node.id", 0)?;
         let listeners = listener::parse(&read)?;
         let advertised = listener::advertised(&read, &listeners)?;
@@ -271,6 +272,16 @@ fn is_known(key: &str, value: &str) -> Result<bool, ConfigError> {
         Some(Ok(())) => Ok(true),
         Some(Err(reason)) => Err(bad(key, value, &reason)),
     }
+}
+
+/// Keys that are read where they are needed, because they may change while the broker runs.
+fn check_dynamic(given: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (key, value) in given {
+        if let Some(Err(reason)) = keys::check_dynamic(key, value) {
+            return Err(bad(key, value, reason));
+        }
+    }
+    Ok(())
 }
 
 fn check_roles(read: &Reader<'_>) -> Result<(), ConfigError> {
@@ -501,6 +512,7 @@ mod tests {
             ("varve.flush", "sometimes"),
             ("varve.bucket", "gs://x"),
             ("node.id", "-4"),
+            ("follower.replication.throttled.rate", "-1"),
             ("process.roles", "broker"),
         ] {
             let error = Config::from_properties(&[(key, value)]).unwrap_err().to_string();

@@ -100,6 +100,7 @@ impl Node {
             partitions,
             clock,
             metrics: Metrics::default(),
+            throttles: cluster::Throttles::default(),
             request_memory: RequestMemory::new(config.request_memory_bytes),
             complaints: Complaints::default(),
             producer_ids: ProducerIds::default(),

@@ -33,6 +33,14 @@ impl Partition {
         served
     }
 
+    /// Whether `replica` is to be given no more than the throttle allows: an operator says so, and it is not in sync.
+    pub(crate) fn throttles(&self, replica: BrokerId) -> bool {
+        let state = self.state.lock();
+        let in_sync = |isr: &[BrokerId]| isr.contains(&replica);
+        state.config.leader_throttled.holds(self.id.index, replica)
+            && state.role.leading().is_some_and(|leader| !in_sync(leader.isr()))
+    }
+
     /// Wakes a follower's fetch when there is more to copy; `false` if there is already more than `seen`.
     pub(crate) fn watch_end(&self, fetch: &Arc<Notify>, seen: Offset) -> bool {
         let mut state = self.state.lock();
