@@ -138,10 +138,12 @@ impl suite::Bench for Metadata {
     }
 
     async fn acquire(&self, topic_id: TopicId) -> WriterEpoch {
+        let first = self.state.lock().unwrap().partition(topic_id, 0).cloned();
         let acquire = Command::AcquireTable {
             topic_id,
             broker: BROKER,
             epoch: self.broker_epoch,
+            leader_epoch: first.unwrap().leader_epoch,
         };
         match self.apply(&acquire) {
             Ok(Outcome::TableAcquired { epoch, .. }) => WriterEpoch::new(epoch),

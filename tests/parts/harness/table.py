@@ -4,8 +4,11 @@ import importlib
 import pathlib
 
 import duckdb
+import pyarrow
 
 from harness.bucket import KEY, REGION, SECRET, S3Server
+from harness.part import Part
+from harness.traffic import consume
 
 
 def newest_metadata(place, topic: str) -> str | None:
@@ -36,3 +39,18 @@ def pyiceberg_table(metadata: str, server: S3Server | None = None):
     properties = {} if server is None else {
         "s3.endpoint": server.endpoint, "s3.access-key-id": KEY, "s3.secret-access-key": SECRET, "s3.region": REGION}
     return StaticTable.from_metadata(metadata, properties)
+
+
+def same_as_log(part: Part, address: str, topic: str, ends: dict[int, int], metadata: str):
+    """The table holds what the log holds, and as often: both differences of the two are empty."""
+    columns = {"partition": pyarrow.int32(), "offset": pyarrow.int64(), "at": pyarrow.int64(), "key": pyarrow.binary(), "value": pyarrow.binary()}
+    rows = [(m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value()) for m in consume(address, topic, ends)]
+    log = pyarrow.table([pyarrow.array(column, kind) for column, kind in zip(zip(*rows), columns.values())], names=list(columns))
+    connection = duck()
+    connection.register("log", log)
+    of_log = 'SELECT "partition", "offset", "at", "key", "value" FROM log'
+    of_table = f'''SELECT "partition", "offset", epoch_ms("timestamp"), "key", "value" FROM iceberg_scan('{metadata}')'''
+    for what, one, other in (("missing from the table", of_log, of_table), ("in the table and not in the log", of_table, of_log)):
+        found = connection.execute(f"SELECT * FROM ({one} EXCEPT ALL {other}) ORDER BY 1, 2 LIMIT 3").fetchall()
+        part.check(not found, f"nothing is {what}", f"first={found}")
+    part.say(f"{len(rows)} records and rows were compared as sets")

@@ -96,7 +96,7 @@ pub enum Rejected {
     /// The manifest does not continue the log: committing it would lose or double records.
     #[error("manifest does not continue the tier: {reason}")]
     TierGap { reason: String },
-    /// Somebody else has acquired the table since.
+    /// Somebody else has acquired the table since, or is about to: its owner leads the first partition no more.
     #[error("table belongs to a later owner. epoch={current}")]
     TableFenced { current: u64 },
     #[error("table was never acquired. topic={0}")]
@@ -162,7 +162,8 @@ impl State {
                 topic_id,
                 broker,
                 epoch,
-            } => self.acquire_table(*topic_id, *broker, *epoch),
+                leader_epoch,
+            } => self.acquire_table(*topic_id, (*broker, *epoch), *leader_epoch),
             Command::CommitTable(commit) => self.commit_table(commit),
         }
     }

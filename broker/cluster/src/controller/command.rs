@@ -72,11 +72,13 @@ pub enum Command {
     AlterPartition(AlterPartition),
     CommitTier(CommitTier),
     AdvanceLogStart(AdvanceLogStart),
-    /// The right to commit to a topic's table, taken from whoever had it.
+    /// The right to commit to a topic's table, taken from whoever had it, for as long as this broker leads the topic's
+    /// first partition in this epoch.
     AcquireTable {
         topic_id: TopicId,
         broker: BrokerId,
         epoch: BrokerEpoch,
+        leader_epoch: LeaderEpoch,
     },
     CommitTable(CommitTable),
 }

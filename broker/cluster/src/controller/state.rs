@@ -135,6 +135,9 @@ pub struct Table {
     /// Grows with each new owner; a commit under an older one is refused.
     pub epoch: u64,
     pub owner: BrokerId,
+    /// Of the topic's first partition when the owner acquired the table: the right ends with that leadership.
+    #[serde(default)]
+    pub leader_epoch: LeaderEpoch,
     /// Grows with each commit.
     pub version: u64,
     pub metadata_location: Option<String>,

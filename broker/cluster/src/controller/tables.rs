@@ -1,25 +1,27 @@
-//! One writer at a time for each topic's table, and one order of its commits.
+//! One writer at a time for each topic's table, the leader of its first partition, and one order of its commits.
 
 use super::apply::{Outcome, Rejected};
 use super::command::CommitTable;
 use super::state::{State, Table};
 use crate::{BrokerEpoch, BrokerId, TopicId};
+use varve_log::LeaderEpoch;
+
+/// Whoever leads this partition keeps the table.
+const KEEPERS: i32 = 0;
 
 impl State {
     pub(super) fn acquire_table(
         &mut self,
         topic_id: TopicId,
-        broker: BrokerId,
-        epoch: BrokerEpoch,
+        (broker, broker_epoch): (BrokerId, BrokerEpoch),
+        leader_epoch: LeaderEpoch,
     ) -> Result<Outcome, Rejected> {
-        self.check_broker(broker, epoch)?;
-        if !self.topics.contains_key(&topic_id) {
-            return Err(Rejected::UnknownTopic(topic_id));
-        }
+        self.led_by((topic_id, KEEPERS), (broker, broker_epoch), leader_epoch)?;
         let before = self.tables.get(&topic_id);
         let table = Table {
             epoch: before.map_or(0, |table| table.epoch) + 1,
             owner: broker,
+            leader_epoch,
             version: before.map_or(0, |table| table.version),
             metadata_location: before.and_then(|table| table.metadata_location.clone()),
         };
@@ -33,11 +35,15 @@ impl State {
     }
 
     pub(super) fn commit_table(&mut self, commit: &CommitTable) -> Result<Outcome, Rejected> {
+        let leadership = self
+            .partition(commit.topic_id, KEEPERS)
+            .map(|first| first.leader_epoch);
         let table = self
             .tables
             .get_mut(&commit.topic_id)
             .ok_or(Rejected::UnknownTable(commit.topic_id))?;
-        if table.epoch != commit.epoch {
+        // Its successor would go on from a deposed keeper's commit, but after an unclean election not on the same log.
+        if table.epoch != commit.epoch || leadership != Some(table.leader_epoch) {
             return Err(Rejected::TableFenced { current: table.epoch });
         }
         if table.version != commit.expected_version {

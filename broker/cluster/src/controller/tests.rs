@@ -516,16 +516,15 @@ fn producer_ids_are_given_out_once() {
 #[test]
 fn a_table_has_one_committer_and_one_order() {
     let mut cluster = Cluster::of(2);
-    cluster.apply(&create("orders", TOPIC, &[&[1]], &[])).unwrap();
+    cluster.apply(&create("orders", TOPIC, &[&[1, 2]], &[])).unwrap();
     let acquire = |cluster: &mut Cluster, broker: i32| {
-        let epoch = cluster.epoch(broker);
-        cluster
-            .apply(&Command::AcquireTable {
-                topic_id: TOPIC,
-                broker: id(broker),
-                epoch,
-            })
-            .unwrap()
+        let (epoch, leader_epoch) = (cluster.epoch(broker), cluster.partition().leader_epoch);
+        cluster.apply(&Command::AcquireTable {
+            topic_id: TOPIC,
+            broker: id(broker),
+            epoch,
+            leader_epoch,
+        })
     };
     let commit = |cluster: &mut Cluster, epoch, expected_version, location: &str| {
         cluster.apply(&Command::CommitTable(CommitTable {
@@ -536,7 +535,11 @@ fn a_table_has_one_committer_and_one_order() {
         }))
     };
 
-    acquire(&mut cluster, 1);
+    assert!(matches!(
+        acquire(&mut cluster, 2),
+        Err(Rejected::NotLeader { .. })
+    ));
+    acquire(&mut cluster, 1).unwrap();
     assert_eq!(
         commit(&mut cluster, 1, 0, "v1"),
         Ok(Outcome::TableCommitted { version: 1 })
@@ -545,14 +548,25 @@ fn a_table_has_one_committer_and_one_order() {
         commit(&mut cluster, 1, 0, "v1'"),
         Err(Rejected::TableMoved { current: 1 })
     );
+    cluster.fence(1);
+    assert_eq!(
+        commit(&mut cluster, 1, 1, "v2"),
+        Err(Rejected::TableFenced { current: 1 }),
+        "its leadership has ended, though nobody has taken the table over yet"
+    );
+    cluster.unfence(1);
+    assert!(matches!(
+        acquire(&mut cluster, 1),
+        Err(Rejected::NotLeader { .. })
+    ));
     let taken = acquire(&mut cluster, 2);
     assert_eq!(
         taken,
-        Outcome::TableAcquired {
+        Ok(Outcome::TableAcquired {
             epoch: 2,
             version: 1,
             metadata_location: Some("v1".into())
-        }
+        })
     );
     assert_eq!(
         commit(&mut cluster, 1, 1, "v2"),
@@ -693,10 +707,13 @@ fn any_command() -> impl Strategy<Value = Command> {
                 })
             }
         ),
-        (topic(), broker(), epoch()).prop_map(|(topic_id, broker, epoch)| Command::AcquireTable {
-            topic_id,
-            broker,
-            epoch
+        (topic(), broker(), epoch(), leader_epoch()).prop_map(|(topic_id, broker, epoch, leader_epoch)| {
+            Command::AcquireTable {
+                topic_id,
+                broker,
+                epoch,
+                leader_epoch,
+            }
         }),
         (topic(), 0..3u64, 0..3u64).prop_map(|(topic_id, epoch, expected_version)| {
             Command::CommitTable(CommitTable {

@@ -19,6 +19,7 @@ use varve_lakehouse_sink::catalog::WriterEpoch;
 use varve_lakehouse_sink::{
     Bucket, CommitError, GivenColumn, JsonColumns, Kind, Table, TableSettings, TopicRef, ValueMode,
 };
+use varve_log::LeaderEpoch;
 
 /// How often topics are looked at for a table that should be kept and is not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -111,7 +112,10 @@ struct Keeper {
 impl Keeper {
     async fn run(mut self) {
         while let Some((topic, config)) = self.wanted() {
-            match self.keep(&topic, &config).await {
+            let kept = self.keep(&topic, &config).await;
+            // What the table holds is for its next keeper to tell, here or elsewhere.
+            self.broker.tables.lock().remove(topic.name.as_str());
+            match kept {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(topic = %topic.name, error = format!("{error:#}"), "the table waits; it is taken up again");
@@ -157,8 +161,9 @@ impl Keeper {
                 return Ok(());
             }
             match self.wanted() {
-                Some((_, now)) if now == *config => {}
-                // The next tenure begins with the new configuration.
+                Some((now, configured)) if configured == *config && leadership(&now) == leadership(topic) => {
+                }
+                // The next tenure begins with the new configuration, or under the new leadership.
                 Some(_) | None => return Ok(()),
             }
             let lag = self.catch_up(topic, table, interval).await?;
@@ -176,6 +181,7 @@ impl Keeper {
             topic_id: topic.id,
             broker: self.broker.id(),
             epoch: self.broker.epoch,
+            leader_epoch: leadership(topic),
         };
         let Outcome::TableAcquired { epoch, .. } = self.broker.metadata.propose(acquire).await? else {
             anyhow::bail!("the table was not given to this broker");
@@ -263,6 +269,13 @@ impl Keeper {
         };
         self.broker.tables.lock().insert(topic.name.to_string(), status);
     }
+}
+
+/// The epoch in which the table's keeper leads the topic's first partition.
+fn leadership(topic: &Topic) -> LeaderEpoch {
+    topic
+        .partition(0)
+        .map_or_else(LeaderEpoch::default, |first| first.leader_epoch)
 }
 
 fn topic_partitions(broker: &Broker, topic: &Topic) -> Vec<Option<Arc<crate::partition::Partition>>> {
