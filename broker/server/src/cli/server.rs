@@ -17,6 +17,9 @@ pub(super) struct Arguments {
     /// How log lines are written. RUST_LOG chooses which: `info` if not set.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// Die with the process of this number, which started this one.
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<i32>,
     /// Settings that win over the file's and the environment's.
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -30,11 +33,26 @@ pub(super) enum LogFormat {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_format, "info");
+    if let Some(parent) = arguments.parent {
+        die_with(parent)?;
+    }
     let config = Config::load(arguments.config.as_deref(), &arguments.overrides)?;
     let node = Node::start(config)?;
     let outcome = wait_for_end();
     node.shutdown();
     outcome
+}
+
+/// From here on the kernel kills this process when its parent ends, in whichever way that happens.
+fn die_with(parent: i32) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    // It may have ended before the kernel was asked.
+    let now = rustix::process::getppid().map(rustix::process::Pid::as_raw_nonzero);
+    anyhow::ensure!(
+        now.is_some_and(|now| now.get() == parent),
+        "the process that started this one has ended. parent={parent}"
+    );
+    Ok(())
 }
 
 /// What the libraries below us say at start is of no use to an operator.

@@ -100,6 +100,15 @@ struct Queue {
     partition: i32,
     draft: Draft,
     next_sequence: i32,
+    /// Records that were taken, and those of them that the cluster has confirmed.
+    progress: Progress,
+}
+
+/// How far one partition has come; its batches are confirmed in their order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) taken: u64,
+    pub(crate) acknowledged: u64,
 }
 
 /// One connection to one leader, and what is under way on it.
@@ -126,6 +135,7 @@ impl<'c> Producer<'c> {
             partition,
             draft: Draft::default(),
             next_sequence: 0,
+            progress: Progress::default(),
         };
         let queues = topic.indices().map(queue).collect();
         Ok(Self {
@@ -147,6 +157,21 @@ impl<'c> Producer<'c> {
     /// Records the cluster has confirmed, or with `acks=0`, that were handed to the network.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged
+    }
+
+    /// How far a partition has come.
+    pub(crate) fn progress_of(&self, partition: i32) -> Progress {
+        let queue = self.queues.iter().find(|queue| queue.partition == partition);
+        queue.map(|queue| queue.progress).unwrap_or_default()
+    }
+
+    /// Who leads a partition, as far as this producer knows.
+    pub(crate) fn leader_of(&self, partition: i32) -> Result<i32> {
+        let by_leader = self.topic.by_leader([partition])?;
+        by_leader.into_keys().next().ok_or_else(|| Error::Corrupt {
+            subject: partition_name(&self.topic.name, partition),
+            reason: "it has no leader".to_owned(),
+        })
     }
 
     /// Queues a record; sends when a batch is full, and then waits only if too much is under way.
@@ -198,6 +223,7 @@ impl<'c> Producer<'c> {
         }
         let queue = &mut self.queues[nth];
         queue.draft.push(&record);
+        queue.progress.taken += 1;
         if queue.draft.bytes() >= self.settings.batch_bytes {
             self.dispatch(nth)?;
             full = true;
@@ -233,7 +259,7 @@ impl<'c> Producer<'c> {
         let lane = self.lane(leader)?;
         if request.acks == 0 {
             lane.connection.send_unanswered(&request, version_max)?;
-            self.acknowledged += sent.records as u64;
+            self.confirmed(sent);
         } else {
             let ticket = lane.connection.send_up_to(&request, version_max)?;
             lane.under_way.push_back((ticket, sent.clone()));
@@ -252,7 +278,7 @@ impl<'c> Producer<'c> {
                 break;
             };
             match judge(&self.topic.name, lane.connection.receive(ticket)) {
-                Ok(()) => self.acknowledged += sent.records as u64,
+                Ok(()) => self.confirmed(&sent),
                 Err(error) if may_repeat(&error) => self.recover(Some(sent), None, error)?,
                 Err(error) => return Err(error),
             }
@@ -275,7 +301,7 @@ impl<'c> Producer<'c> {
         {
             for (ticket, sent) in under_way {
                 match judge(&self.topic.name, connection.receive(ticket)) {
-                    Ok(()) => self.acknowledged += sent.records as u64,
+                    Ok(()) => self.confirmed(&sent),
                     Err(_) => unsettled.push(sent),
                 }
             }
@@ -284,7 +310,7 @@ impl<'c> Producer<'c> {
         let begun = Instant::now();
         for sent in unsettled {
             self.repeat(&sent, begun)?;
-            self.acknowledged += sent.records as u64;
+            self.confirmed(&sent);
         }
         Ok(())
     }
@@ -311,12 +337,13 @@ impl<'c> Producer<'c> {
         judge(&self.topic.name, answer)
     }
 
-    fn leader_of(&self, partition: i32) -> Result<i32> {
-        let by_leader = self.topic.by_leader([partition])?;
-        by_leader.into_keys().next().ok_or_else(|| Error::Corrupt {
-            subject: partition_name(&self.topic.name, partition),
-            reason: "it has no leader".to_owned(),
-        })
+    /// The cluster has confirmed a batch.
+    fn confirmed(&mut self, sent: &Sent) {
+        self.acknowledged += sent.records as u64;
+        let mut queues = self.queues.iter_mut();
+        if let Some(queue) = queues.find(|queue| queue.partition == sent.partition) {
+            queue.progress.acknowledged += sent.records as u64;
+        }
     }
 
     fn lane(&mut self, leader: i32) -> Result<&mut Lane> {

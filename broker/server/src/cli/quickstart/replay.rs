@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::events::{Order, Orders};
-use super::{PARTITIONS, Produced, Story, per_second};
+use super::{Home, PARTITIONS, Produced, Story, per_second};
 use crate::cli::client::{At, Client, Consumer, FetchLimits, Record, partition_of};
 use crate::cli::output::{bytes, grouped};
 use crate::cli::progress;
@@ -14,7 +14,7 @@ use crate::cli::{http, tier};
 pub(super) struct Replayed {
     /// Bytes of keys and values of records that were on no local disk when they were asked for.
     pub(super) bytes: u64,
-    /// What the node itself counted as served from the bucket, batch headers included.
+    /// What the nodes themselves counted as served from the bucket, batch headers included.
     pub(super) batch_bytes_served: u64,
     /// Records that are missing, surplus, out of place, or not what was sent.
     pub(super) differences: u64,
@@ -23,13 +23,13 @@ pub(super) struct Replayed {
 
 pub(super) fn from_bucket(
     story: &Story,
+    home: &Home,
     client: &mut Client,
-    http: &str,
     produced: &Produced,
 ) -> anyhow::Result<Replayed> {
     let topic = &produced.topic;
     let seams = tier::seams(client, topic)?;
-    let served_before = served_from_bucket(http)?;
+    let served_before = served_from_bucket(home)?;
     let begun = Instant::now();
     let mut checks: BTreeMap<i32, Check> = topic
         .indices()
@@ -65,10 +65,10 @@ pub(super) fn from_bucket(
     let took = begun.elapsed();
     bar.finish_and_clear();
     let differences = checks.into_values().map(Check::finish).sum();
-    let served = served_from_bucket(http)?.saturating_sub(served_before);
+    let served = served_from_bucket(home)?.saturating_sub(served_before);
     anyhow::ensure!(
         served >= from_bucket,
-        "the node counted only {served} bytes served from the bucket for {from_bucket} bytes received"
+        "the nodes counted only {served} bytes served from the bucket for {from_bucket} bytes received"
     );
     story.step(
         "replay",
@@ -89,10 +89,14 @@ pub(super) fn from_bucket(
     })
 }
 
-/// The node's own count, from its metrics page.
-fn served_from_bucket(http: &str) -> anyhow::Result<u64> {
-    let page = http::get(http, "/metrics")?;
-    Ok(http::counter(&page, "varve_fetch_bytes_total", "tier=\"bucket\"").unwrap_or(0))
+/// The nodes' own count, from their metrics pages.
+fn served_from_bucket(home: &Home) -> anyhow::Result<u64> {
+    let mut served = 0;
+    for id in home.ids() {
+        let page = http::get(&home.http(id), "/metrics")?;
+        served += http::counter(&page, "varve_fetch_bytes_total", "tier=\"bucket\"").unwrap_or(0);
+    }
+    Ok(served)
 }
 
 /// The orders of one partition, made again one by one beside those that come back.

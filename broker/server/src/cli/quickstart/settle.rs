@@ -14,9 +14,17 @@ use crate::cli::progress;
 use crate::cli::tier::{self, Seams};
 
 /// One line on how much of a topic has arrived in the bucket.
-pub(super) fn summary(http: &str, topic: &str) -> anyhow::Result<String> {
-    let in_bucket: u64 = tier::bytes_in_bucket(http, topic)?.values().sum();
-    Ok(format!("{} in the bucket", bytes(in_bucket)))
+pub(super) fn summary(home: &Home, topic: &str) -> anyhow::Result<String> {
+    Ok(format!("{} in the bucket", bytes(in_bucket(home, topic)?)))
+}
+
+/// As any node tells that is alive: each holds a replica of every partition.
+fn in_bucket(home: &Home, topic: &str) -> anyhow::Result<u64> {
+    let mut told = home.ids().map(|id| tier::bytes_in_bucket(&home.http(id), topic));
+    let told = told
+        .find_map(Result::ok)
+        .context("no node shows its page /tier")?;
+    Ok(told.values().sum())
 }
 
 /// Has the last, half-full segments sealed as well, and waits until the bucket has everything.
@@ -24,7 +32,6 @@ pub(super) fn into_bucket(
     story: &Story,
     home: &Home,
     client: &mut Client,
-    http: &str,
     produced: &Produced,
 ) -> anyhow::Result<()> {
     let topic = &produced.topic;
@@ -35,12 +42,12 @@ pub(super) fn into_bucket(
     wait_for("the sealed segments to reach the bucket", || {
         let seams = tier::seams(client, topic)?;
         bar.set_position(seams.values().map(|one| count(one.log_start, one.tier_end)).sum());
-        bar.set_message(summary(http, &topic.name)?);
+        bar.set_message(summary(home, &topic.name)?);
         Ok(seams.values().all(|one| one.tier_end == one.log_end))
     })?;
     bar.finish_and_clear();
     configure(client, &topic.name, "segment.ms", None)?;
-    let in_bucket: u64 = tier::bytes_in_bucket(http, &topic.name)?.values().sum();
+    let in_bucket = in_bucket(home, &topic.name)?;
     let objects = objects(home)?.saturating_sub(produced.objects_before);
     story.step(
         "tier",
@@ -96,7 +103,7 @@ pub(super) fn wait_for(what: &str, mut is_so: impl FnMut() -> anyhow::Result<boo
     while !is_so()? {
         anyhow::ensure!(
             begun.elapsed() < STEP_MAX,
-            "waited {} s for {what}: the node's log on stderr says why",
+            "waited {} s for {what}: the log says why",
             STEP_MAX.as_secs()
         );
         pause(LOOK);
