@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use varve_cluster::{BrokerEpoch, TopicId, TopicName};
 
 /// Which topic a partition's folder belongs to: a topic that was deleted and made again is another one.
@@ -22,6 +23,8 @@ const STRAY: &str = "-stray";
 pub(crate) struct LogDirs {
     dirs: Vec<PathBuf>,
     clean_shutdown_of: Option<BrokerEpoch>,
+    /// In each directory.
+    folders: Vec<AtomicUsize>,
     _locks: Vec<File>,
 }
 
@@ -61,6 +64,7 @@ impl LogDirs {
         let opened = Self {
             dirs: dirs.to_vec(),
             clean_shutdown_of: clean_shutdown_of(dirs)?,
+            folders: dirs.iter().map(|dir| count(dir)).collect::<anyhow::Result<_>>()?,
             _locks: locks,
         };
         opened.sweep()?;
@@ -95,7 +99,7 @@ impl LogDirs {
             }
             discard(&found)?;
         }
-        let dir = self.emptiest()?;
+        let dir = self.emptiest();
         let made = dir.join(&name);
         std::fs::create_dir(&made)
             .with_context(|| format!("cannot create the partition's folder. dir={}", made.display()))?;
@@ -141,15 +145,17 @@ impl LogDirs {
         Ok(())
     }
 
-    fn emptiest(&self) -> anyhow::Result<&Path> {
-        let mut counted = vec![];
-        for dir in &self.dirs {
-            counted.push((std::fs::read_dir(dir)?.count(), dir.as_path()));
-        }
-        Ok(counted
-            .into_iter()
-            .min_by_key(|(entries, _)| *entries)
-            .map_or_else(|| self.first(), |(_, dir)| dir))
+    /// The directory that holds the fewest folders, counting those deleted since the start.
+    fn emptiest(&self) -> &Path {
+        let counted = self.dirs.iter().zip(&self.folders);
+        let emptiest = counted.min_by_key(|(_, folders)| folders.load(Ordering::Relaxed));
+        emptiest.map_or_else(
+            || self.first(),
+            |(dir, folders)| {
+                folders.fetch_add(1, Ordering::Relaxed);
+                dir
+            },
+        )
     }
 
     /// Finishes deletions that a stop interrupted.
@@ -192,6 +198,10 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
         );
     }
     Ok(file)
+}
+
+fn count(dir: &Path) -> anyhow::Result<AtomicUsize> {
+    Ok(AtomicUsize::new(std::fs::read_dir(dir)?.count()))
 }
 
 /// Leaves in each directory that the uptime `epoch` ended in order: everything it held is on the disk.

@@ -1,8 +1,8 @@
 //! This broker as a member of the cluster: registered, alive by heartbeat, leaving in order. And, on the node that
 //! leads the quorum, the other side of it: who is alive, and what follows when somebody is not.
 
-use std::io;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
