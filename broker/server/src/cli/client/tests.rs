@@ -11,6 +11,7 @@ use kafka_protocol::messages::{BrokerId, ListOffsetsRequest};
 use tempfile::TempDir;
 use varve_log::Codec;
 
+use super::producer::Progress;
 use super::{
     Acks, At, Client, Consumer, Error, FetchLimits, NewRecord, NewTopic, Producer, ProducerSettings, Record,
     Waits, topic_key, with_port,
@@ -150,6 +151,24 @@ fn what_is_produced_in_small_pipelined_batches_is_consumed_in_order_key_by_key()
         .unwrap();
     assert_eq!(first.value.as_deref(), Some(&b"value-7"[..]));
     assert_eq!(first.headers.len(), 2);
+}
+
+#[test]
+fn a_producer_tells_of_each_partition_what_was_taken_and_what_is_acknowledged() {
+    let mut stage = Stage::new();
+    stage.create("t", 2);
+    let mut producer = Producer::new(&mut stage.client, "t", ProducerSettings::default()).unwrap();
+    let told = |taken, acknowledged| Progress { taken, acknowledged };
+
+    for n in 0..3 {
+        producer.send_to(1, record(n)).unwrap();
+    }
+    assert_eq!(producer.progress_of(1), told(3, 0), "they wait for a full batch");
+    producer.flush().unwrap();
+
+    assert_eq!(producer.progress_of(1), told(3, 3));
+    assert_eq!(producer.progress_of(0), told(0, 0));
+    assert_eq!(producer.leader_of(1).unwrap(), 1);
 }
 
 #[test]
