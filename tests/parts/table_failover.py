@@ -43,6 +43,9 @@ def story(part: Part):
     cluster = Cluster(part.directory).start()
     bucket = part.directory / "bucket"
     tiered_topic(cluster, "ledger", PARTITIONS, varve_table_enable="true", varve_table_commit_interval_ms=300)
+    for broker in cluster.brokers:
+        broker.replication = 1
+    cluster.create("narrow", PARTITIONS, varve_table_enable="true", varve_table_commit_interval_ms=300)
     ledger = Ledger(part.directory / "history.txt")
     load = Load(cluster.address, ledger, random.Random(SEED + 1), list(range(PARTITIONS)))
     load.start()
@@ -67,6 +70,9 @@ def story(part: Part):
     wait_for("every record in the table", lambda: rows(bucket) >= sum(ends.values()), 60, pause=0.5)
     same_as_log(part, cluster.address, "ledger", ends, newest_metadata(bucket, "ledger"))
     part.equal(keepers(cluster), [cluster.leader("ledger", 0)], "the leader of the first partition keeps the table, and nobody else says so")
+    logs = "".join((broker.directory / "broker.log").read_text() for broker in cluster.brokers)
+    part.check(newest_metadata(bucket, "narrow") is None and "topic=narrow" in logs,
+               "a topic with partitions that its keeper holds no replica of has no table, and the log says so")
     cluster.stop()
 
 

@@ -23,8 +23,9 @@ use varve_log::LeaderEpoch;
 
 /// How often topics are looked at for a table that should be kept and is not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Pause after an error that a later try may not meet.
+/// Pause after an error that a later try may not meet; longer each time, up to the second.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How often one commit is tried before the table is opened anew.
 const COMMIT_TRIES: usize = 4;
 /// Bytes read from one partition before the next has its turn.
@@ -111,6 +112,7 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self) {
+        let mut pause = RETRY_PAUSE;
         while let Some((topic, config)) = self.wanted() {
             let kept = self.keep(&topic, &config).await;
             // What the table holds is for its next keeper to tell, here or elsewhere.
@@ -119,9 +121,10 @@ impl Keeper {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::warn!(topic = %topic.name, error = format!("{error:#}"), "the table waits; it is taken up again");
-                    if self.pause(RETRY_PAUSE).await {
+                    if self.pause(pause).await {
                         return;
                     }
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
                 }
             }
         }
@@ -177,6 +180,17 @@ impl Keeper {
             .tier
             .as_ref()
             .ok_or_else(|| anyhow::anyhow!("no bucket is configured"))?;
+        let elsewhere = topic
+            .partitions
+            .iter()
+            .position(|partition| !partition.replicas.contains(&self.broker.id()));
+        if let Some(index) = elsewhere {
+            // Going on without it would be a table that looks whole and is not.
+            anyhow::bail!(
+                "partition {index} has no replica on the broker that leads partition 0: give the topic as many \
+                 replicas as there are brokers"
+            );
+        }
         let acquire = Command::AcquireTable {
             topic_id: topic.id,
             broker: self.broker.id(),
