@@ -1,12 +1,12 @@
-//! What the documents, the image and the compose file say is true of this tree: the files, functions, keys, metrics
-//! and commands they name exist. `VARVE_BLESS=1` writes the generated pages anew.
+//! What the documents say is true of this tree: the files, functions, keys, metrics and commands they name exist.
+//! `VARVE_BLESS=1` writes the generated pages anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use varve_cluster::topic_config;
-use varve_server::config::{Config, keys};
-use varve_server::exposition::FAMILIES;
+use varve_server::config::keys;
+use varve_server::exposition::{FAMILIES, Family, Kind};
 use varve_tests::source::{self, root};
 
 fn read(path: &Path) -> String {
@@ -243,18 +243,21 @@ fn the_page_of_metrics_is_current() {
         "# Metrics\n\n<!-- Generated: VARVE_BLESS=1 cargo test --workspace --test docs -->\n\n\
          `http://<varve.http.listener>/metrics`, in the OpenMetrics text format. Names that dashboards for Apache Kafka know\n\
          (as the Prometheus JMX exporter spells them) are kept; Varve's own begin with `varve_`.\n\n\
-         | metric | type | meaning |\n|---|---|---|\n",
+         A histogram's samples end in `_bucket`, `_sum` and `_count`. [dashboard.json](dashboard.json) is a dashboard of them for Grafana.\n\n\
+         | metric | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for family in FAMILIES {
-        let (end, kind) = if family.counter {
-            ("_total", "counter")
-        } else {
-            ("", "gauge")
+        let (end, kind) = match family.kind {
+            Kind::Counter => ("_total", "counter"),
+            Kind::Gauge => ("", "gauge"),
+            Kind::Histogram => ("", "histogram"),
         };
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(
             page,
-            "| `{}{end}` | {kind} | {} |",
+            "| `{}{end}` | {kind} | {} | {} |",
             family.name,
+            labels.join(", "),
             cell(family.help)
         );
     }
@@ -271,6 +274,12 @@ fn is_known(name: &str) -> bool {
         || property(name)
 }
 
+/// A family or one of its series.
+fn is_of(family: &Family, name: &str) -> bool {
+    let ending = name.strip_prefix(family.name);
+    ending.is_some_and(|ending| ending.is_empty() || family.kind.endings().contains(&ending))
+}
+
 #[test]
 fn keys_and_metrics_named_in_the_documents_exist() {
     let mut complaints = vec![];
@@ -280,10 +289,7 @@ fn keys_and_metrics_named_in_the_documents_exist() {
             let wrong = if name.starts_with("varve.") && !name.ends_with('*') {
                 !is_known(name)
             } else if name.starts_with("varve_") && name != "varve_" {
-                !FAMILIES
-                    .iter()
-                    .any(|family| family.name == name.trim_end_matches("_total"))
-                    && !name.contains("::")
+                !FAMILIES.iter().any(|family| is_of(family, name)) && !name.contains("::")
             } else {
                 false
             };
@@ -345,77 +351,4 @@ fn commands_in_the_documents_are_understood() {
     }
     assert!(checked > 5, "only {checked} commands were found");
     nothing_in(complaints);
-}
-
-/// `NAME: value` under the `environment:` of a service of docker-compose.yml.
-fn environment(compose: &str, service: &str) -> Vec<(String, String)> {
-    let lines = compose
-        .lines()
-        .skip_while(|line| *line != format!("  {service}:"))
-        .skip(1);
-    let service =
-        lines.take_while(|line| !line.starts_with("  ") || line.starts_with("    ") || line.is_empty());
-    let block = service
-        .skip_while(|line| *line != "    environment:")
-        .skip(1)
-        .take_while(|line| line.starts_with("      "));
-    let entries = block.map(str::trim).filter(|line| !line.starts_with('#'));
-    entries
-        .filter_map(|line| line.split_once(": "))
-        .map(|(k, v)| (k.to_owned(), v.trim_matches('"').to_owned()))
-        .collect()
-}
-
-/// The `ENV NAME=value` of the Dockerfile.
-fn image_environment(dockerfile: &str) -> Vec<(String, String)> {
-    let lines = dockerfile.lines().filter_map(|line| line.strip_prefix("ENV "));
-    lines
-        .filter_map(|line| line.split_once('='))
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .collect()
-}
-
-#[test]
-fn the_image_and_the_compose_file_speak_the_brokers_language() {
-    let dockerfile = read(&root().join("Dockerfile"));
-    let compose = read(&root().join("docker-compose.yml"));
-    let image = image_environment(&dockerfile);
-    let mut both = image.clone();
-    both.extend(environment(&compose, "broker"));
-    assert!(
-        image.len() >= 4 && both.len() >= image.len() + 8,
-        "the environments were not found"
-    );
-    let names: Vec<&str> = keys::KEYS
-        .iter()
-        .map(|key| key.name)
-        .chain(topic_config::broker_default_keys())
-        .collect();
-    for given in [image, both] {
-        let mut properties = std::collections::BTreeMap::new();
-        for (variable, value) in given.iter().filter(|(variable, _)| !variable.starts_with("AWS_")) {
-            let key = names
-                .iter()
-                .find(|name| keys::environment_name(name) == *variable);
-            properties.insert(
-                *key.unwrap_or_else(|| panic!("{variable} sets no key")),
-                value.as_str(),
-            );
-        }
-        let pairs: Vec<(&str, &str)> = properties.into_iter().collect();
-        if let Err(error) = Config::from_properties(&pairs) {
-            panic!("the broker would refuse this: {error}");
-        }
-    }
-    let list = |name: &str| {
-        let line = dockerfile
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_else(|| panic!("no {name}"));
-        serde_json::from_str::<Vec<String>>(line.trim()).unwrap()
-    };
-    assert_eq!(list("ENTRYPOINT"), ["varve"]);
-    varve_server::cli::check(&list("CMD")).unwrap();
-    assert!(compose.lines().count() <= 90);
-    assert!(dockerfile.contains("/health/ready"));
 }

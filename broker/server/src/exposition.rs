@@ -2,9 +2,11 @@
 //! asked. Nothing is kept twice, so nothing can disagree.
 
 use crate::broker::Broker;
-use crate::partition::Partition;
+use crate::latency::Times;
+use crate::partition::{Partition, PartitionId};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -16,103 +18,176 @@ use varve_log::TierEnd;
 /// One family of metrics: the row of `docs/metrics.md`.
 #[derive(Debug)]
 pub struct Family {
-    /// As on the page, without `_total`.
+    /// As on the page, without what its kind appends.
     pub name: &'static str,
     /// What it says, with its unit.
     pub help: &'static str,
-    /// Whether it only grows (then `_total` is appended).
-    pub counter: bool,
+    pub kind: Kind,
+    /// What its samples are told apart by.
+    pub labels: &'static [&'static str],
     read: fn(&Broker) -> Vec<Sample>,
 }
 
-/// A value with its labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    Gauge,
+    /// Counted in buckets, each with those below it; their label is `le`.
+    Histogram,
+}
+
+impl Kind {
+    /// What stands behind the family's name on the page.
+    #[must_use]
+    pub const fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Counter => &["_total"],
+            Self::Gauge => &[""],
+            Self::Histogram => &["_bucket", "_sum", "_count"],
+        }
+    }
+}
+
+/// A value with its labels, in the order of the family's.
 #[derive(Debug)]
 struct Sample {
-    labels: Vec<(&'static str, String)>,
-    value: u64,
+    labels: Vec<String>,
+    value: Value,
+}
+
+#[derive(Debug)]
+enum Value {
+    Number(u64),
+    Times(Times),
+}
+
+fn number(labels: Vec<String>, value: u64) -> Sample {
+    let value = Value::Number(value);
+    Sample { labels, value }
 }
 
 fn one(value: u64) -> Vec<Sample> {
-    vec![Sample {
-        labels: vec![],
-        value,
-    }]
+    vec![number(vec![], value)]
 }
 
-const fn counter(name: &'static str, help: &'static str, read: fn(&Broker) -> Vec<Sample>) -> Family {
+const fn family(
+    kind: Kind,
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Broker) -> Vec<Sample>,
+) -> Family {
     Family {
         name,
         help,
-        counter: true,
+        kind,
+        labels,
         read,
     }
 }
 
-const fn gauge(name: &'static str, help: &'static str, read: fn(&Broker) -> Vec<Sample>) -> Family {
-    Family {
-        name,
-        help,
-        counter: false,
-        read,
-    }
+const fn counter(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Broker) -> Vec<Sample>,
+) -> Family {
+    family(Kind::Counter, name, labels, help, read)
 }
+
+const fn gauge(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    read: fn(&Broker) -> Vec<Sample>,
+) -> Family {
+    family(Kind::Gauge, name, labels, help, read)
+}
+
+/// The labels of what is told of each partition.
+const PARTITION: &[&str] = &["topic", "partition"];
+/// And of each partition of a topic that a group reads.
+const GROUP: &[&str] = &["consumergroup", "topic", "partition"];
+const REQUESTS: &[&str] = &["verb", "reason"];
 
 /// Every metric there is.
 pub const FAMILIES: &[Family] = &[
     counter(
         "kafka_server_brokertopicmetrics_messagesin",
+        &[],
         "Records appended.",
         |b| one(b.metrics.records_in.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_bytesin",
+        &[],
         "Record batch bytes appended.",
         |b| one(b.metrics.bytes_in.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_bytesout",
+        &[],
         "Record batch bytes answered to fetches.",
         |b| one(b.metrics.bytes_out_local.load(Relaxed) + b.metrics.bytes_out_tier.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_replicationbytesin",
+        &[],
         "Record batch bytes copied from leaders.",
         |b| one(b.metrics.copied_in.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_replicationbytesout",
+        &[],
         "Record batch bytes given to followers.",
         |b| one(b.metrics.copied_out.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_totalproducerequests",
+        &[],
         "Produce requests.",
         |b| one(b.metrics.produces.load(Relaxed)),
     ),
     counter(
         "kafka_server_brokertopicmetrics_totalfetchrequests",
+        &[],
         "Fetch requests.",
         |b| one(b.metrics.fetches.load(Relaxed)),
     ),
-    counter("varve_requests", "Requests of any API.", |b| {
+    counter("varve_requests", &[], "Requests of any API.", |b| {
         one(b.metrics.requests.load(Relaxed))
     }),
-    counter("varve_connections", "Connections accepted.", |b| {
+    family(
+        Kind::Histogram,
+        "varve_request_seconds",
+        &["request"],
+        "From a whole request to its whole answer, waiting for replicas or for news included.",
+        |b| {
+            let times = b.metrics.latency.times().into_iter();
+            times
+                .map(|times| Sample {
+                    labels: vec![format!("{:?}", times.api)],
+                    value: Value::Times(times),
+                })
+                .collect()
+        },
+    ),
+    counter("varve_connections", &[], "Connections accepted.", |b| {
         one(b.metrics.connections_opened.load(Relaxed))
     }),
     gauge(
         "kafka_server_socket_server_metrics_connection_count",
+        &[],
         "Connections open now.",
         |b| one(u64::try_from(b.metrics.connections()).unwrap_or(0)),
     ),
     counter(
         "varve_fetch_bytes",
+        &["tier"],
         "Record batch bytes answered, by the tier they came from.",
         |b| {
-            let by = |tier: &str, value| Sample {
-                labels: vec![("tier", tier.to_owned())],
-                value,
-            };
+            let by = |tier: &str, value| number(vec![tier.to_owned()], value);
             vec![
                 by("local", b.metrics.bytes_out_local.load(Relaxed)),
                 by("bucket", b.metrics.bytes_out_tier.load(Relaxed)),
@@ -121,32 +196,31 @@ pub const FAMILIES: &[Family] = &[
     ),
     gauge(
         "kafka_server_replicamanager_partitioncount",
+        &[],
         "Partitions held.",
         |b| one(b.partitions.all().len() as u64),
     ),
     gauge(
         "kafka_server_replicamanager_leadercount",
+        &[],
         "Partitions led.",
         |b| one(b.partitions.led().len() as u64),
     ),
     gauge(
         "kafka_server_replicamanager_offlinereplicacount",
+        &[],
         "Partitions held whose log could not be opened: they stay closed, see the log of the node.",
         |b| one(b.partitions.closed_count() as u64),
     ),
     gauge(
         "kafka_server_replicamanager_underreplicatedpartitions",
+        &[],
         "Partitions led with fewer in-sync replicas than replicas.",
-        |b| {
-            let view = b.view();
-            let led = view.partitions().filter(|(_, _, one)| one.leader == Some(b.id()));
-            one(led
-                .filter(|(_, _, one)| one.isr.len() < one.target().len())
-                .count() as u64)
-        },
+        |b| one(under_replicated(b)),
     ),
     gauge(
         "kafka_server_replicamanager_reassigningpartitions",
+        &[],
         "Partitions led whose replicas are being moved.",
         |b| {
             let view = b.view();
@@ -157,83 +231,162 @@ pub const FAMILIES: &[Family] = &[
         },
     ),
     gauge(
-        "kafka_controller_kafkacontroller_activecontrollercount",
-        "1 on the node that leads the metadata quorum.",
-        |_| one(1),
+        "kafka_server_replicamanager_underminisrpartitioncount",
+        &[],
+        "Partitions led with fewer in-sync replicas than min.insync.replicas: producers with acks=all are refused.",
+        |b| {
+            one(b
+                .partitions
+                .led()
+                .iter()
+                .filter(|led| !led.enough_in_sync())
+                .count() as u64)
+        },
     ),
-    gauge("kafka_log_log_size", "Bytes on local disk.", |b| {
+    counter(
+        "kafka_server_replicamanager_isrshrinks",
+        &[],
+        "Times that in-sync replicas of a partition led have become fewer.",
+        |b| one(b.partitions.isr_changes.shrinks.load(Relaxed)),
+    ),
+    counter(
+        "kafka_server_replicamanager_isrexpands",
+        &[],
+        "Times that in-sync replicas of a partition led have become more.",
+        |b| one(b.partitions.isr_changes.expands.load(Relaxed)),
+    ),
+    gauge(
+        "kafka_controller_kafkacontroller_activecontrollercount",
+        &[],
+        "1 on the node that leads the metadata quorum.",
+        |b| {
+            one(b
+                .membership
+                .as_ref()
+                .is_none_or(|member| member.quorum().describe().is_some())
+                .into())
+        },
+    ),
+    gauge(
+        "kafka_controller_kafkacontroller_offlinepartitionscount",
+        &[],
+        "Partitions of the cluster that nobody leads, as this node knows.",
+        |b| {
+            one(b
+                .view()
+                .partitions()
+                .filter(|(_, _, one)| one.leader.is_none())
+                .count() as u64)
+        },
+    ),
+    gauge(
+        "kafka_controller_kafkacontroller_activebrokercount",
+        &[],
+        "Brokers of the cluster that may lead and follow, as this node knows.",
+        |b| one(b.view().live_brokers().count() as u64),
+    ),
+    gauge(
+        "kafka_controller_kafkacontroller_fencedbrokercount",
+        &[],
+        "Brokers that are registered and silent, as this node knows.",
+        |b| one(b.view().brokers.values().filter(|broker| broker.fenced).count() as u64),
+    ),
+    gauge("kafka_log_log_size", PARTITION, "Bytes on local disk.", |b| {
         each(b, |p| p.with_log(|log| log.bytes()))
     }),
     gauge(
         "kafka_log_log_logstartoffset",
+        PARTITION,
         "Where the log begins, in the bucket or here.",
         |b| each(b, |p| offset(p.offsets().log_start)),
     ),
-    gauge("kafka_log_log_logendoffset", "Where the log ends.", |b| {
-        each(b, |p| offset(p.offsets().log_end))
-    }),
+    gauge(
+        "kafka_log_log_logendoffset",
+        PARTITION,
+        "Where the log ends.",
+        |b| each(b, |p| offset(p.offsets().log_end)),
+    ),
     gauge(
         "varve_tier_lag_records",
-        "Offsets that are committed but not yet in the bucket.",
-        tiered,
+        PARTITION,
+        "Offsets of a partition led that are committed but not yet in the bucket.",
+        |b| led(b, tier_lag),
     ),
-    gauge("varve_tier_bytes", "Bytes in the bucket.", |b| {
-        each(b, |p| p.tier().map_or(0, |tier| tier.bytes))
-    }),
+    gauge(
+        "varve_tier_bytes",
+        PARTITION,
+        "Bytes of a partition led in the bucket.",
+        |b| led(b, |p| p.tier().map(|tier| tier.bytes)),
+    ),
     counter(
         "varve_bucket_requests",
+        REQUESTS,
         "Requests to the object store, by verb and reason.",
         |b| bucket(b, false),
     ),
     counter(
         "varve_bucket_bytes",
+        REQUESTS,
         "Bytes to and from the object store, by verb and reason.",
         |b| bucket(b, true),
     ),
-    counter("varve_cache_lookups", "Chunk lookups, by outcome.", cache),
+    counter(
+        "varve_cache_lookups",
+        &["outcome"],
+        "Chunk lookups, by outcome.",
+        cache,
+    ),
     counter(
         "varve_cold_reads",
+        &[],
         "Reads answered from the bucket or its cache.",
         |b| cold(b, |r| r.reads),
     ),
-    counter("varve_cold_read_bytes", "Bytes those reads returned.", |b| {
+    counter("varve_cold_read_bytes", &[], "Bytes those reads returned.", |b| {
         cold(b, |r| r.bytes_served)
     }),
     counter(
         "varve_cold_read_hedges",
+        &[],
         "Second GETs sent because the first was late.",
         |b| cold(b, |r| r.hedged),
     ),
     gauge(
         "varve_cold_read_budget_bytes",
+        &[],
         "Read-ahead held in memory now.",
         |b| cold(b, |r| r.budget_used_bytes),
     ),
     gauge(
         "varve_request_memory_bytes",
+        &[],
         "Request bytes held by all connections now.",
         |b| one(b.request_memory.held_bytes() as u64),
     ),
     gauge(
         "kafka_consumergroup_lag",
+        GROUP,
         "Offsets between a group's commit and the partition's end.",
         |b| groups(b, true),
     ),
     gauge(
         "kafka_consumergroup_current_offset",
+        GROUP,
         "A group's committed offset.",
         |b| groups(b, false),
     ),
-    gauge("varve_table_rows", "Rows in a topic's table.", |b| {
+    gauge("varve_table_rows", &["topic"], "Rows in a topic's table.", |b| {
         tables(b, |table| table.rows)
     }),
     gauge(
         "varve_table_lag_records",
+        &["topic"],
         "Offsets that are committed but not yet in the table.",
         |b| tables(b, |table| table.lag),
     ),
     counter(
         "varve_table_skipped_records",
+        &["topic"],
         "Offsets of batches that could not be opened and are not in the table.",
         |b| tables(b, |table| table.skipped),
     ),
@@ -244,49 +397,49 @@ fn offset(offset: varve_log::Offset) -> u64 {
 }
 
 fn each(broker: &Broker, read: impl Fn(&Partition) -> u64) -> Vec<Sample> {
-    let partitions = broker.partitions.all();
-    partitions
-        .iter()
-        .map(|p| Sample {
-            labels: labels(p),
-            value: read(p),
-        })
-        .collect()
+    samples(&broker.partitions.all(), |partition| Some(read(partition)))
 }
 
-fn labels(partition: &Partition) -> Vec<(&'static str, String)> {
-    vec![
-        ("topic", partition.id.topic.to_string()),
-        ("partition", partition.id.index.to_string()),
-    ]
+/// What all replicas have alike is told by the leader alone, so that sums over the brokers are right.
+fn led(broker: &Broker, read: impl Fn(&Partition) -> Option<u64>) -> Vec<Sample> {
+    samples(&broker.partitions.led(), read)
 }
 
-fn tiered(broker: &Broker) -> Vec<Sample> {
-    let behind = |partition: &Partition| {
-        let offsets = partition.offsets();
-        let TierEnd::Known(end) = offsets.tier_end else {
-            return 0;
-        };
-        u64::try_from(offsets.high_watermark.value() - end.value()).unwrap_or(0)
+fn samples(partitions: &[Arc<Partition>], read: impl Fn(&Partition) -> Option<u64>) -> Vec<Sample> {
+    let labels = |id: &PartitionId| vec![id.topic.to_string(), id.index.to_string()];
+    let sample = |p: &Arc<Partition>| Some(number(labels(&p.id), read(p)?));
+    partitions.iter().filter_map(sample).collect()
+}
+
+fn tier_lag(partition: &Partition) -> Option<u64> {
+    if !partition.is_tiered() {
+        return None;
+    }
+    let offsets = partition.offsets();
+    let end = match offsets.tier_end {
+        TierEnd::Known(end) => end,
+        TierEnd::Unknown => offsets.log_start,
     };
-    let mut partitions = broker.partitions.all();
-    partitions.retain(|partition| partition.is_tiered());
-    partitions
-        .iter()
-        .map(|p| Sample {
-            labels: labels(p),
-            value: behind(p),
-        })
-        .collect()
+    Some(u64::try_from(offsets.high_watermark.since(end)).unwrap_or(0))
+}
+
+fn under_replicated(broker: &Broker) -> u64 {
+    let view = broker.view();
+    let led = view
+        .partitions()
+        .filter(|(_, _, one)| one.leader == Some(broker.id()));
+    // Replicas that a reassignment adds are on their way, not missing.
+    let short = led.filter(|(_, _, one)| one.isr.len() + one.adding.len() < one.replicas.len());
+    short.count() as u64
 }
 
 fn bucket(broker: &Broker, bytes: bool) -> Vec<Sample> {
     let Some(tier) = &broker.tier else { return vec![] };
     tier.requests()
         .into_iter()
-        .map(|used| Sample {
-            labels: vec![("verb", used.verb.to_owned()), ("reason", used.reason.to_owned())],
-            value: if bytes { used.bytes } else { used.requests },
+        .map(|used| {
+            let value = if bytes { used.bytes } else { used.requests };
+            number(vec![used.verb.to_owned(), used.reason.to_owned()], value)
         })
         .collect()
 }
@@ -301,10 +454,7 @@ fn cold(broker: &Broker, read: fn(&varve_tiering::ReadStats) -> u64) -> Vec<Samp
 fn cache(broker: &Broker) -> Vec<Sample> {
     let Some(tier) = &broker.tier else { return vec![] };
     let stats = tier.cache();
-    let by = |outcome: &str, value| Sample {
-        labels: vec![("outcome", outcome.to_owned())],
-        value,
-    };
+    let by = |outcome: &str, value| number(vec![outcome.to_owned()], value);
     vec![
         by("memory", stats.hits_memory),
         by("disk", stats.hits_disk),
@@ -317,23 +467,20 @@ fn groups(broker: &Broker, lag: bool) -> Vec<Sample> {
     let view = broker.view();
     let mut samples = vec![];
     for commit in broker.groups.committed() {
+        // Any replica knows the end, though a follower learns it one fetch late; without one here the lag is unknown.
         let end = view
             .topic_named(&commit.topic)
-            .and_then(|topic| broker.partition(topic.id, commit.partition))
+            .and_then(|topic| broker.partitions.get(topic.id, commit.partition))
             .map(|partition| partition.offsets().high_watermark);
-        let value = if lag {
-            end.map_or(0, |end| end.value() - commit.offset.value())
-        } else {
-            commit.offset.value()
+        let value = match (lag, end) {
+            (false, _) => commit.offset.value(),
+            (true, Some(end)) => end.value() - commit.offset.value(),
+            (true, None) => continue,
         };
-        samples.push(Sample {
-            labels: vec![
-                ("consumergroup", commit.group),
-                ("topic", commit.topic),
-                ("partition", commit.partition.to_string()),
-            ],
-            value: u64::try_from(value).unwrap_or(0),
-        });
+        samples.push(number(
+            vec![commit.group, commit.topic, commit.partition.to_string()],
+            u64::try_from(value).unwrap_or(0),
+        ));
     }
     samples
 }
@@ -342,10 +489,7 @@ fn tables(broker: &Broker, read: fn(&crate::tables::Status) -> u64) -> Vec<Sampl
     let tables = broker.tables.lock();
     tables
         .iter()
-        .map(|(topic, status)| Sample {
-            labels: vec![("topic", topic.clone())],
-            value: read(status),
-        })
+        .map(|(topic, status)| number(vec![topic.clone()], read(status)))
         .collect()
 }
 
@@ -377,19 +521,24 @@ impl Collector for Page {
 }
 
 fn encode(family: &Family, broker: &Broker, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let (counter, gauge) = (ConstCounter::new(0u64), ConstGauge::new(0i64));
-    let kind = if family.counter {
-        counter.metric_type()
-    } else {
-        gauge.metric_type()
+    let kind = match family.kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+        Kind::Histogram => MetricType::Histogram,
     };
     let mut metrics = encoder.encode_descriptor(family.name, family.help, None, kind)?;
     for sample in (family.read)(broker) {
-        let metric = metrics.encode_family(&sample.labels)?;
-        if family.counter {
-            ConstCounter::new(sample.value).encode(metric)?;
-        } else {
-            ConstGauge::new(i64::try_from(sample.value).unwrap_or(i64::MAX)).encode(metric)?;
+        debug_assert_eq!(family.labels.len(), sample.labels.len(), "{}", family.name);
+        let labels: Vec<_> = family.labels.iter().copied().zip(&sample.labels).collect();
+        let mut metric = metrics.encode_family(&labels)?;
+        match (&sample.value, family.kind) {
+            (Value::Number(value), Kind::Counter) => ConstCounter::new(*value).encode(metric)?,
+            (Value::Number(value), Kind::Gauge | Kind::Histogram) => {
+                ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(metric)?;
+            }
+            (Value::Times(times), _) => {
+                metric.encode_histogram::<NoLabelSet>(times.seconds, times.count, &times.buckets, None)?;
+            }
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ mod dirs;
 pub mod exposition;
 mod housekeeping;
 mod http;
+mod latency;
 pub mod metadata;
 mod metrics;
 pub mod node;

@@ -1,6 +1,7 @@
 //! What the broker counts, and how it is told: one table of metrics, read by `/metrics` and by
 //! `docs/metrics.md`. Names that Kafka dashboards know are kept (jmx_exporter's spelling); ours start with `varve_`.
 
+use crate::latency::Latency;
 use crate::wire::Api;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -18,6 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) produces: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) connections_opened: AtomicU64,
+    pub(crate) latency: Latency,
     connections: Arc<AtomicI64>,
 }
 

@@ -122,6 +122,10 @@ impl Request {
         })
     }
 
+    pub(crate) fn api(&self) -> Api {
+        self.api
+    }
+
     /// Produce requests may wait for their acknowledgement side by side.
     pub(crate) fn is_produce(&self) -> bool {
         self.api == Api::Produce

@@ -11,8 +11,10 @@ use crate::topic_settings;
 use anyhow::Context as _;
 use imbl::ordmap::DiffItem;
 use parking_lot::{Mutex, RwLock};
+use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -31,10 +33,18 @@ struct Map {
     closed: HashSet<(TopicId, i32)>,
 }
 
+/// How often the in-sync replicas of what this broker leads have become fewer, and more.
+#[derive(Debug, Default)]
+pub(crate) struct IsrChanges {
+    pub(crate) shrinks: AtomicU64,
+    pub(crate) expands: AtomicU64,
+}
+
 /// See the module's first line.
 #[derive(Debug)]
 pub(crate) struct Partitions {
     map: Arc<RwLock<Map>>,
+    pub(crate) isr_changes: Arc<IsrChanges>,
     keeper: Mutex<Option<Running>>,
 }
 
@@ -53,8 +63,22 @@ pub(crate) struct Keeper {
     disk: Arc<dyn Disk>,
     syncer: Arc<Syncer>,
     map: Arc<RwLock<Map>>,
+    isr_changes: Arc<IsrChanges>,
     /// The metadata the map agrees with.
     seen: State,
+}
+
+impl IsrChanges {
+    fn count(&self, me: BrokerId, old: &Topic, new: &Topic) {
+        let both = old.partitions.iter().zip(&new.partitions);
+        for (old, new) in both.filter(|(_, new)| new.leader == Some(me)) {
+            match new.isr.len().cmp(&old.isr.len()) {
+                Ordering::Less => self.shrinks.fetch_add(1, Relaxed),
+                Ordering::Greater => self.expands.fetch_add(1, Relaxed),
+                Ordering::Equal => continue,
+            };
+        }
+    }
 }
 
 impl Keeper {
@@ -78,6 +102,7 @@ impl Keeper {
             disk,
             syncer,
             map: Arc::default(),
+            isr_changes: Arc::default(),
             seen: State::new(""),
         }
     }
@@ -89,7 +114,7 @@ impl Keeper {
         self.open_all(view)?;
         self.seen = view.clone();
         let (keeper, changes) = mpsc::sync_channel::<Change>(WAITING_MAX);
-        let map = Arc::clone(&self.map);
+        let (map, isr_changes) = (Arc::clone(&self.map), Arc::clone(&self.isr_changes));
         let thread = std::thread::Builder::new()
             .name("partitions".to_owned())
             .spawn(move || {
@@ -100,7 +125,11 @@ impl Keeper {
                 }
             })?;
         let keeper = Mutex::new(Some(Running(keeper, thread)));
-        Ok(Partitions { map, keeper })
+        Ok(Partitions {
+            map,
+            isr_changes,
+            keeper,
+        })
     }
 
     fn open_all(&self, view: &State) -> anyhow::Result<()> {
@@ -145,6 +174,9 @@ impl Keeper {
         let defaults_changed = seen.default_broker_configs != view.default_broker_configs
             || seen.broker_configs != view.broker_configs;
         for change in seen.topics.diff(&view.topics) {
+            if let DiffItem::Update { old, new } = &change {
+                self.isr_changes.count(self.me.id, old.1, new.1);
+            }
             match change {
                 DiffItem::Add(_, topic) => self.agree(view, topic),
                 DiffItem::Update {

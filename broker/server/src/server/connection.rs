@@ -10,8 +10,8 @@ use super::send;
 use crate::api::{Answer, Connected, Request};
 use crate::broker::Broker;
 use crate::shard::Shard;
-use crate::wire;
 use crate::wire::records::Part;
+use crate::wire::{self, Api};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -60,7 +60,15 @@ pub(crate) enum Closed {
 /// An answer that waits, and how many bytes its request had.
 struct Pending {
     answer: Pin<Box<dyn Future<Output = Vec<Part>>>>,
+    asked: Asked,
     bytes: usize,
+}
+
+/// What was asked, and when the whole of it was here.
+#[derive(Clone, Copy)]
+struct Asked {
+    api: Api,
+    at: Instant,
 }
 
 /// Serves one connection until it ends. `Ok` when the peer closed it between requests.
@@ -78,6 +86,7 @@ pub(crate) async fn serve(
     };
     let mut connection = Connection {
         socket,
+        broker: Arc::clone(&broker),
         read: BytesMut::new(),
         held: Share::new(&broker.request_memory),
     };
@@ -85,9 +94,9 @@ pub(crate) async fn serve(
     loop {
         let frame = tokio::select! {
             biased;
-            answer = head(&mut pending), if !pending.is_empty() => {
+            (answer, asked) = head(&mut pending), if !pending.is_empty() => {
                 pending.pop_front();
-                connection.answer(&answer).await?;
+                connection.answer(&answer, asked).await?;
                 continue;
             }
             frame = connection.next_frame(broker.config.request_bytes_max, idle_timeout), if has_room(&pending) => frame?,
@@ -98,16 +107,21 @@ pub(crate) async fn serve(
             overdrawn,
         } = frame;
         let bytes = frame.len();
+        let at = Instant::now();
         let request = Request::parse(frame, &connected)?;
+        let asked = Asked {
+            api: request.api(),
+            at,
+        };
         if request.is_produce() {
             match request.produce(&broker, &shard)? {
-                Answer::Nothing => {}
-                Answer::Later(answer) => pending.push_back(Pending { answer, bytes }),
+                Answer::Nothing => connection.answered(asked),
+                Answer::Later(answer) => pending.push_back(Pending { answer, asked, bytes }),
             }
             continue;
         }
         while let Some(earlier) = pending.pop_front() {
-            connection.answer(&earlier.answer.await).await?;
+            connection.answer(&earlier.answer.await, earlier.asked).await?;
         }
         // A request may wait for long: a member for its group, a fetch for news. Not with what all others wait for.
         let answer = if overdrawn {
@@ -116,7 +130,7 @@ pub(crate) async fn serve(
         } else {
             request.handle(&broker).await?
         };
-        connection.answer(&answer).await?;
+        connection.answer(&answer, asked).await?;
     }
 }
 
@@ -125,9 +139,9 @@ fn has_room(pending: &VecDeque<Pending>) -> bool {
         && pending.iter().map(|waiting| waiting.bytes).sum::<usize>() < PIPELINE_BYTES_MAX
 }
 
-async fn head(pending: &mut VecDeque<Pending>) -> Vec<Part> {
+async fn head(pending: &mut VecDeque<Pending>) -> (Vec<Part>, Asked) {
     match pending.front_mut() {
-        Some(first) => first.answer.as_mut().await,
+        Some(first) => (first.answer.as_mut().await, first.asked),
         None => std::future::pending().await,
     }
 }
@@ -141,6 +155,7 @@ struct Frame {
 
 struct Connection {
     socket: TcpStream,
+    broker: Arc<Broker>,
     read: BytesMut,
     /// What `read` takes of the memory all connections share.
     held: Share,
@@ -208,7 +223,14 @@ impl Connection {
         }))
     }
 
-    async fn answer(&self, parts: &[Part]) -> Result<(), Closed> {
-        Ok(send::all(&self.socket, parts).await?)
+    async fn answer(&self, parts: &[Part], asked: Asked) -> Result<(), Closed> {
+        send::all(&self.socket, parts).await?;
+        self.answered(asked);
+        Ok(())
+    }
+
+    fn answered(&self, asked: Asked) {
+        let latency = &self.broker.metrics.latency;
+        latency.observe(asked.api, asked.at.elapsed());
     }
 }

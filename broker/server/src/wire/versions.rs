@@ -126,6 +126,14 @@ impl Api {
         self as i16
     }
 
+    /// Its line in the table.
+    pub(crate) fn place(self) -> usize {
+        // Each API has one, which a test below sees to.
+        SERVED
+            .binary_search_by_key(&self, |served| served.api)
+            .unwrap_or_default()
+    }
+
     pub fn accepts(self, version: i16) -> bool {
         self.served().accepted.contains(&version)
     }
@@ -174,6 +182,9 @@ mod tests {
     #[test]
     fn the_table_has_each_api_once_and_in_order() {
         assert!(SERVED.windows(2).all(|pair| pair[0].api < pair[1].api));
+        for (place, served) in SERVED.iter().enumerate() {
+            assert_eq!(served.api.place(), place);
+        }
     }
 
     #[test]
