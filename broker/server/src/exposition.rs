@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use varve_cluster::controller::Partition as Metadata;
 use varve_log::TierEnd;
 
 /// One family of metrics: the row of `docs/metrics.md`.
@@ -429,8 +430,11 @@ fn under_replicated(broker: &Broker) -> u64 {
         .partitions()
         .filter(|(_, _, one)| one.leader == Some(broker.id()));
     // Replicas that a reassignment adds are on their way, not missing.
-    let short = led.filter(|(_, _, one)| one.isr.len() + one.adding.len() < one.replicas.len());
-    short.count() as u64
+    let missing = |one: &Metadata| {
+        let mut settled = one.replicas.iter().filter(|id| !one.adding.contains(id));
+        settled.any(|id| !one.isr.contains(id))
+    };
+    led.filter(|(_, _, one)| missing(one)).count() as u64
 }
 
 fn bucket(broker: &Broker, bytes: bool) -> Vec<Sample> {
