@@ -8,6 +8,7 @@ import threading
 import time
 
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import ConfigResource, ConfigSource, NewTopic, ResourceType
 
 from harness.cluster import Cluster
 from harness.java_tools import tool
@@ -113,7 +114,7 @@ def story(part: Part):
     part.say("the group's commits are at its next coordinator")
     cluster.number(coordinator).start()
     elections(part, cluster)
-    cluster.stop()
+    cluster.kill()
 
 
 def leaders(address: str, topic: str) -> dict[int, tuple[int, int]]:
@@ -142,7 +143,8 @@ def elections(part: Part, cluster: Cluster):
     refused = tool("kafka-leader-election", "--election-type", "preferred", "--topic", "nowhere", "--partition", 0, "--bootstrap-server", address, fails=True)
     part.check("UnknownTopicOrPartition" in refused, "an unknown topic is told as one", refused[-500:])
 
-    tool("kafka-topics", "--create", "--topic", "frail", "--replica-assignment", "1:2", "--config", "min.insync.replicas=1", "--bootstrap-server", address)
+    placed(cluster, "frail", [1, 2], min_insync_replicas=1)
+    placed(cluster, "available", [1, 2], min_insync_replicas=1, unclean_leader_election_enable="true")
     cluster.number(2).kill()
     rest = f"{cluster.number(1).address},{cluster.number(3).address}"
     wait_for("broker 2 out of sync", lambda: cluster.number(1).admin().list_topics("frail", timeout=10).topics["frail"].partitions[0].isrs == [1], 30, pause=0.2)
@@ -151,10 +153,11 @@ def elections(part: Part, cluster: Cluster):
     cluster.number(2).start()
     there = f"{cluster.number(2).address},{cluster.number(3).address}"
     wait_for("no leader", lambda: leaders(there, "frail")[0][0] == 0, 30, pause=0.2)
+    wait_for("a leader whatever it costs", lambda: leaders(there, "available")[0][0] == 2, 30, pause=0.2)
+    part.say("a topic with unclean.leader.election.enable has found another leader by itself")
     prints(part, there, "kafka-leader-election", "--election-type", "unclean", "--topic", "frail", "--partition", 0,
            want=r"Successfully completed leader election \(UNCLEAN\) for partitions frail-0")
     part.equal(leaders(there, "frail")[0], (2, 1), "the replica that missed ten records leads, because an operator said so")
-    cluster.number(1).start()
 
 
 MIB = 1 << 20
@@ -201,11 +204,10 @@ def replicas(cluster: Cluster, topic: str, ask: int) -> list[int]:
 
 def moves(part: Part):
     """Partitions go from broker to broker; of what is in the bucket nothing is copied."""
-    cluster = Cluster(part.directory / "moves", size=4).start()
+    cluster = Cluster(part.directory / "moves", size=4, settings={"leader.imbalance.check.interval.seconds": "1"}).start()
     address = cluster.address
     mover = Moves(part, cluster)
-    tool("kafka-topics", "--create", "--topic", "history", "--replica-assignment", "1:2", "--config", f"segment.bytes={MIB}",
-         "--config", "retention.ms=-1", "--bootstrap-server", address)
+    placed(cluster, "history", [1, 2], segment_bytes=MIB, retention_ms=-1)
     chance = random.Random(1)
     sent = [Record(b"k", chance.randbytes(16 << 10), timestamp=1_700_000_000_000 + n) for n in range(1600)]
     produce(address, "history", sent, 0)
@@ -229,7 +231,9 @@ def moves(part: Part):
     part.check(bytes_sent > 24 * MIB and copied(cluster, 3) < 3 * MIB,
                f"a new replica of {bytes_sent} bytes copied {copied(cluster, 3):.0f}: what is not in the bucket yet")
 
+    placed(cluster, "balanced", [2, 1])
     cluster.number(2).stop()
+    part.equal(cluster.leader("balanced", 0), 1, "broker 2 has stopped, others lead")
     others = ",".join(b.address for b in cluster.brokers if b is not cluster.number(2))
     plan = mover.plan(history=[3, 4])
     mover.execute(plan)
@@ -237,37 +241,45 @@ def moves(part: Part):
     part.check(holds(cluster, 2, "history"), "broker 2 was down while its replica went elsewhere")
     cluster.number(2).start()
     part.check(not holds(cluster, 2, "history"), "and deletes it when it starts")
+    wait_for("its leadership back at broker 2", lambda: cluster.leader("balanced", 0) == 2, 15, pause=0.1)
+    part.say("what broker 2 is preferred for it leads again by itself")
     part.equal(read_digest(consume(others, "history", {0: len(sent)})), sent_digest(sent), "every record is there, in order")
     part.equal(replicas(cluster, "history", 1), [3, 4], "and the replicas are those that were asked for")
     throttled(part, cluster, mover)
-    cluster.stop()
+    cluster.kill()
 
 
-def throttles(address: str) -> str:
+def throttles(cluster: Cluster) -> dict[str, str]:
     """What is set of them, on brokers and on the topic."""
-    told = [tool("kafka-configs", "--describe", "--entity-type", kind, *name, "--bootstrap-server", address)
-            for kind, name in (("brokers", ()), ("topics", ("--entity-name", "bulk")))]
-    return "\n".join(line.strip() for line in "".join(told).splitlines() if "throttled" in line)
+    brokers = range(1, len(cluster.brokers) + 1)
+    places = [ConfigResource(ResourceType.BROKER, str(n)) for n in brokers] + [ConfigResource(ResourceType.TOPIC, "bulk")]
+    found = {}
+    for place in places:                                    # librdkafka asks one broker a time
+        admin = cluster.number(1).admin()
+        for name, entry in admin.describe_configs([place])[place].result(30).items():
+            if "replication.throttled" in name and entry.source in (ConfigSource.DYNAMIC_BROKER_CONFIG.value, ConfigSource.DYNAMIC_TOPIC_CONFIG.value):
+                found[name] = entry.value
+    return found
 
 
 def throttled(part: Part, cluster: Cluster, mover: Moves):
-    address = cluster.address
-    tool("kafka-topics", "--create", "--topic", "bulk", "--replica-assignment", "1:2", "--config", "remote.storage.enable=false", "--bootstrap-server", address)
+    placed(cluster, "bulk", [1, 2], remote_storage_enable="false")
     chance = random.Random(2)
-    produce(address, "bulk", [Record(b"k", chance.randbytes(64 << 10)) for _ in range(256)], 0)
+    produce(cluster.address, "bulk", [Record(b"k", chance.randbytes(64 << 10)) for _ in range(256)], 0)
     plan, rate, before, began = mover.plan(bulk=[1, 3]), 2 * MIB, copied(cluster, 3), time.monotonic()
     mover.execute(plan, "--throttle", rate)
-    told = throttles(address)
-    for key in ("leader.replication.throttled.rate=2097152", "follower.replication.throttled.rate=2097152",
-                "leader.replication.throttled.replicas=0:1,0:2", "follower.replication.throttled.replicas=0:3"):
-        part.check(key in told, f"--throttle sets {key}", told)
+    part.equal(throttles(cluster), {"leader.replication.throttled.rate": "2097152", "follower.replication.throttled.rate": "2097152",
+                                    "leader.replication.throttled.replicas": "0:1,0:2", "follower.replication.throttled.replicas": "0:3"},
+               "--throttle sets rates on brokers and replicas on the topic")
+    wait_for("the first bytes", lambda: copied(cluster, 3) > before, 10, pause=0.05)
+    time.sleep(1.5)                                         # a rate needs some time to be seen
     done, took = copied(cluster, 3) - before, time.monotonic() - began
     # A second's worth at once, and an answer that may overdraw it.
-    part.check(0 < done < rate * (took + 1) + MIB < 15 * MIB, f"{done:.0f} bytes of 16 MiB were copied within {took:.1f} s at 2 MiB a second")
+    part.check(done < rate * (took + 1) + MIB < 15 * MIB, f"{done:.0f} bytes of 16 MiB were copied within {took:.1f} s at 2 MiB a second")
     mover.execute(plan, "--additional", "--throttle", 64 * MIB)
     wait_for("the rest, at another rate", lambda: 3 in cluster.number(1).admin().list_topics("bulk", timeout=10).topics["bulk"].partitions[0].isrs, 60, pause=0.05)
     wait_for("--verify says completed", lambda: mover.verified(plan), 30, pause=0.2)
-    part.equal(throttles(address), "", "--verify takes the throttles away")
+    part.equal(throttles(cluster), {}, "--verify takes the throttles away")
     plan = mover.plan(bulk=[1, 4])
     mover.execute(plan, "--throttle", 100_000)
     part.check("is still in progress" in mover.tool("--verify", plan), "a slow one is still in progress")
@@ -276,7 +288,14 @@ def throttled(part: Part, cluster: Cluster, mover: Moves):
     part.check("Successfully cancelled" in printed, "--cancel takes it back", printed[-500:])
     part.equal(replicas(cluster, "bulk", 1), [1, 3], "and the replicas are those there were")
     wait_for("what was begun is gone", lambda: not holds(cluster, 4, "bulk"), 10, pause=0.1)
-    part.equal(throttles(address), "", "as are the throttles")
+    part.equal(throttles(cluster), {}, "as are the throttles")
+
+
+def placed(cluster: Cluster, topic: str, brokers: list[int], **configs):
+    """A topic of one partition on these brokers."""
+    admin = cluster.number(3).admin()
+    new = NewTopic(topic, 1, replica_assignment=[brokers], config={name.replace("_", "."): str(value) for name, value in configs.items()})
+    admin.create_topics([new])[topic].result(30)
 
 
 def group_partition(group: str, partitions: int = 50) -> int:

@@ -233,7 +233,7 @@ impl State {
             .configs
             .get(key)
             .or_else(|| self.default_broker_configs.get(key));
-        set.is_some_and(|value| value.trim() == "true")
+        set.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
     }
 
     pub(super) fn is_live(&self, broker: BrokerId) -> bool {

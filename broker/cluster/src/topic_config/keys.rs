@@ -203,9 +203,9 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Boolean,
         default: "false",
         synonyms: &[same("unclean.leader.election.enable")],
-        doc: "Only false: a replica that may miss acknowledged records never leads.",
+        doc: "Whether a replica that may miss acknowledged records leads when no other is left: of the live ones that with the most complete log, never one that ends before the bucket. As a broker key only for all brokers, while they run.",
         hidden: false,
-        check: values::only_false,
+        check: values::boolean,
     },
     Key {
         name: "varve.table.columns",

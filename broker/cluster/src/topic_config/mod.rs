@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn values_without_effect_are_refused() {
         for (key, value) in [
-            ("unclean.leader.election.enable", "true"),
+            ("unclean.leader.election.enable", "maybe"),
             ("compression.type", "zstd"),
             ("segment.bytes", "0"),
             ("min.insync.replicas", "0"),

@@ -228,14 +228,6 @@ pub(super) fn boolean(value: &str) -> Result<(), String> {
     Err("value must be true or false".to_owned())
 }
 
-pub(super) fn only_false(value: &str) -> Result<(), String> {
-    boolean(value)?;
-    if value.eq_ignore_ascii_case("true") {
-        return Err("not available: a leader is never elected at the price of acknowledged data".to_owned());
-    }
-    Ok(())
-}
-
 pub(super) fn throttled_replicas(value: &str) -> Result<(), String> {
     match ThrottledReplicas::parse(value) {
         Some(_) => Ok(()),

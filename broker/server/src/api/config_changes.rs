@@ -102,6 +102,12 @@ fn check(config: &Config, view: &State, command: &Command) -> Result<(), Refusal
         if let ConfigResource::Broker(_) = resource {
             check_broker_key(op)?;
         }
+        if let (ConfigResource::Broker(Some(_)), ConfigOp::Set { key, value }) = (resource, op)
+            && let Some(reason) = keys::not_one_brokers(key, value)
+        {
+            let message = format!("Invalid value {value} for configuration {key}: {reason}");
+            return Err(Refusal::invalid_request(message));
+        }
     }
     check_resource(view, *resource)?;
     let after = rehearse(view, command)?;
@@ -345,6 +351,13 @@ mod tests {
         assert_eq!(judge(&view, broker, &[set("log.retention.ms", "60000")]), Ok(()));
         let throttle = set("leader.replication.throttled.rate", "1048576");
         assert_eq!(judge(&view, broker, std::slice::from_ref(&throttle)), Ok(()));
+        let everybody = resource(&view, BROKER, "").unwrap();
+        let unclean = set("unclean.leader.election.enable", "true");
+        assert_eq!(
+            judge(&view, everybody, &[unclean]),
+            Ok(()),
+            "together they can decide it"
+        );
         let nobody = resource(&view, BROKER, "9").unwrap();
         assert_eq!(
             judge(&view, nobody, &[throttle]).unwrap_err().error,
@@ -361,6 +374,10 @@ mod tests {
             ),
             (set("log.dirs", "/data"), ErrorCode::InvalidRequest),
             (set("log.retention.hours", "1"), ErrorCode::InvalidRequest),
+            (
+                set("unclean.leader.election.enable", "true"),
+                ErrorCode::InvalidRequest,
+            ),
             (set("no.such.key", "1"), ErrorCode::InvalidConfig),
             (set("log.retention.ms", "soon"), ErrorCode::InvalidRequest),
             (set("log.cleanup.policy", "compact"), ErrorCode::InvalidRequest),

@@ -15,8 +15,10 @@ use varve_cluster::controller::{Command, Heartbeat, HeartbeatAnswer, Heartbeats,
 use varve_cluster::raft::NodeId;
 use varve_cluster::{BrokerEpoch, BrokerId};
 
+use super::balance::Balance;
 use super::{Controllers, PartitionKey};
 use crate::broker::Broker;
+use crate::config::{LeaderBalance, QuorumSettings};
 use crate::metadata::MetadataQuorum;
 use crate::metadata::replicated::{QuorumView, Replicated};
 
@@ -32,6 +34,7 @@ pub(crate) struct Membership {
     inter_broker_listener: String,
     heartbeat_every: Duration,
     session: Duration,
+    balance: Option<LeaderBalance>,
     began: Instant,
     /// What the leader of the quorum knows of brokers; `None` elsewhere.
     heard: Mutex<Option<Heartbeats>>,
@@ -47,15 +50,16 @@ impl Membership {
         quorum: Arc<Replicated>,
         controllers: Arc<Controllers>,
         inter_broker_listener: String,
-        (heartbeat_every, session): (Duration, Duration),
+        settings: &QuorumSettings,
     ) -> Arc<Self> {
         Arc::new(Self {
             me,
             quorum,
             controllers,
             inter_broker_listener,
-            heartbeat_every,
-            session,
+            heartbeat_every: settings.heartbeat_interval,
+            session: settings.session_timeout,
+            balance: settings.balance,
             began: Instant::now(),
             heard: Mutex::new(None),
             broker: OnceLock::new(),
@@ -214,9 +218,11 @@ impl Membership {
         let me = NodeId::new(self.me.value());
         let mut leader = self.quorum.leader();
         let every = (self.heartbeat_every / 2).min(self.session / 4);
+        let mut balance = Balance::new(self.balance);
         loop {
             let leads = *leader.borrow_and_update() == Some(me);
             self.look_at_sessions(leads);
+            balance.look(leads, &self, &self.quorum.view());
             if leads {
                 self.look_for_dead().await;
                 super::recovery::look(&self, &self.quorum.view()).await;

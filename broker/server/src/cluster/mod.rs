@@ -4,6 +4,7 @@
 //! quorum, commands for its leader to judge, heartbeats. What replicas copy travels as Fetch to the listener named in
 //! `inter.broker.listener.name`, as in Kafka.
 
+mod balance;
 mod controllers;
 pub(crate) mod isr;
 mod membership;

@@ -123,6 +123,24 @@ pub const KEYS: &[Key] = &[
         "A follower that has not caught up for so long leaves the in-sync replicas.",
     ),
     key(
+        "auto.leader.rebalance.enable",
+        Kind::Boolean,
+        Some("true"),
+        "Whether leaderships go back to preferred replicas by themselves; the broker that leads the metadata quorum sees to it.",
+    ),
+    key(
+        "leader.imbalance.check.interval.seconds",
+        Kind::Long,
+        Some("300"),
+        "How often that is looked at.",
+    ),
+    key(
+        "leader.imbalance.per.broker.percentage",
+        Kind::Int,
+        Some("10"),
+        "If others lead more than so many of a hundred partitions that a broker is preferred for, it gets those back it can lead.",
+    ),
+    key(
         LEADER_THROTTLED_RATE,
         Kind::Long,
         Some("9223372036854775807"),
@@ -355,6 +373,13 @@ pub(crate) fn check_dynamic(name: &str, value: &str) -> Option<Result<(), &'stat
             Ok(_) => Err("Value must be at least 0"),
             Err(_) => Err("Not a number of type LONG"),
         })
+}
+
+/// Why a value cannot come from one broker: all brokers must decide alike what it is about.
+pub(crate) fn not_one_brokers(name: &str, value: &str) -> Option<&'static str> {
+    (name == "unclean.leader.election.enable" && value.trim().eq_ignore_ascii_case("true")).then_some(
+        "one broker cannot decide that for all: set it for a topic, or for all brokers with kafka-configs.sh --entity-type brokers --entity-default",
+    )
 }
 
 /// The environment variable that sets a key: Kafka's images use `KAFKA_` with dots as underscores; ours are just upper case.

@@ -167,6 +167,17 @@ pub struct QuorumSettings {
     pub heartbeat_interval: Duration,
     /// How long a broker may be silent.
     pub session_timeout: Duration,
+    /// How leaderships go back to preferred replicas; `None`: only when an operator asks for it.
+    pub balance: Option<LeaderBalance>,
+}
+
+/// See [`QuorumSettings::balance`].
+#[derive(Debug, Clone, Copy)]
+pub struct LeaderBalance {
+    /// How often it is looked at.
+    pub every: Duration,
+    /// So many of a hundred may be led by others.
+    pub percentage: u32,
 }
 
 impl Config {
@@ -274,10 +285,14 @@ fn is_known(key: &str, value: &str) -> Result<bool, ConfigError> {
     }
 }
 
-/// Keys that are read where they are needed, because they may change while the broker runs.
+/// Keys that are read where they are needed, because they may change while the broker runs; and what only the cluster as a
+/// whole can decide.
 fn check_dynamic(given: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     for (key, value) in given {
         if let Some(Err(reason)) = keys::check_dynamic(key, value) {
+            return Err(bad(key, value, reason));
+        }
+        if let Some(reason) = keys::not_one_brokers(key, value) {
             return Err(bad(key, value, reason));
         }
     }
@@ -307,7 +322,17 @@ fn quorum_settings(read: &Reader<'_>, node_id: i32) -> Result<QuorumSettings, Co
         fetch_timeout: read.millis("controller.quorum.fetch.timeout.ms")?,
         heartbeat_interval: read.millis("broker.heartbeat.interval.ms")?,
         session_timeout: read.millis("broker.session.timeout.ms")?,
+        balance: leader_balance(read)?,
     })
+}
+
+fn leader_balance(read: &Reader<'_>) -> Result<Option<LeaderBalance>, ConfigError> {
+    let balance = LeaderBalance {
+        every: Duration::from_secs(read.at_least("leader.imbalance.check.interval.seconds", 1)?),
+        percentage: read.at_least("leader.imbalance.per.broker.percentage", 0)?,
+    };
+    let is_on: bool = read.get("auto.leader.rebalance.enable")?;
+    Ok(is_on.then_some(balance))
 }
 
 fn group_settings(read: &Reader<'_>) -> Result<GroupSettings, ConfigError> {
@@ -512,6 +537,8 @@ mod tests {
             ("varve.flush", "sometimes"),
             ("varve.bucket", "gs://x"),
             ("node.id", "-4"),
+            ("unclean.leader.election.enable", "true"),
+            ("leader.imbalance.check.interval.seconds", "0"),
             ("follower.replication.throttled.rate", "-1"),
             ("process.roles", "broker"),
         ] {

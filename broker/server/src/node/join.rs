@@ -105,7 +105,7 @@ pub(super) fn open(
         Arc::clone(&quorum),
         controllers,
         config.listeners[config.inter_broker_listener].name.clone(),
-        (settings.heartbeat_interval, settings.session_timeout),
+        settings,
     );
     Ok(Quorum {
         metadata: quorum,
