@@ -246,7 +246,23 @@ def moves(part: Part):
     part.equal(read_digest(consume(others, "history", {0: len(sent)})), sent_digest(sent), "every record is there, in order")
     part.equal(replicas(cluster, "history", 1), [3, 4], "and the replicas are those that were asked for")
     throttled(part, cluster, mover)
+    taken_out(part, cluster)
     cluster.kill()
+
+
+def taken_out(part: Part, cluster: Cluster):
+    """A broker that is gone for good, and its number come back."""
+    def known() -> list[int]:
+        return sorted(cluster.number(1).admin().list_topics(timeout=10).brokers)
+    gone = cluster.number(4)
+    gone.kill()
+    others = ",".join(b.address for b in cluster.brokers if b is not gone)
+    prints(part, others, "kafka-cluster", "unregister", "--id", 4, want=r"Broker 4 is no longer registered\.")
+    part.equal(known(), [1, 2, 3], "three brokers are left")
+    again = tool("kafka-cluster", "unregister", "--id", 4, "--bootstrap-server", others, fails=True)
+    part.check("not currently registered" in again, "and broker 4 cannot be taken out twice", again[-500:])
+    gone.start()
+    part.equal(known(), [1, 2, 3, 4], "a broker that starts under that number is a new one")
 
 
 def throttles(cluster: Cluster) -> dict[str, str]:

@@ -95,6 +95,7 @@ fn all() -> Vec<Pair> {
         describe_quorum DescribeQuorumRequest DescribeQuorumResponse,
         list_config_resources ListConfigResourcesRequest ListConfigResourcesResponse,
         list_partition_reassignments ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse,
+        unregister_broker UnregisterBrokerRequest UnregisterBrokerResponse,
         describe_producers DescribeProducersRequest DescribeProducersResponse,
     ]
 }

@@ -44,6 +44,7 @@ mod sync_group;
 #[cfg(test)]
 pub(crate) mod test_cluster;
 mod topics;
+mod unregister_broker;
 
 use crate::broker::Broker;
 use crate::server::connection::Closed;
@@ -188,6 +189,7 @@ impl Request {
             Api::OffsetDelete => answer!(offset_delete),
             Api::OffsetFetch => answer!(offset_fetch),
             Api::SyncGroup => answer!(sync_group),
+            Api::UnregisterBroker => answer!(unregister_broker),
         }
     }
 

@@ -14,7 +14,7 @@ use super::generated::{
     describe_log_dirs, describe_producers, describe_quorum, describe_topic_partitions, elect_leaders, fetch,
     find_coordinator, heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group,
     list_config_resources, list_groups, list_offsets, list_partition_reassignments, metadata, offset_commit,
-    offset_delete, offset_fetch, offset_for_leader_epoch, produce, sync_group,
+    offset_delete, offset_fetch, offset_for_leader_epoch, produce, sync_group, unregister_broker,
 };
 
 /// An API that this broker serves. The discriminant is Kafka's API key.
@@ -53,6 +53,7 @@ pub enum Api {
     DescribeQuorum = 55,
     DescribeCluster = 60,
     DescribeProducers = 61,
+    UnregisterBroker = 64,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
 }
@@ -69,7 +70,7 @@ pub struct Served {
 }
 
 /// Every API served, by ascending key.
-pub static SERVED: [Served; 34] = [
+pub static SERVED: [Served; 35] = [
     // Versions 0 to 2 are advertised though refused, as Kafka does (KAFKA-18659): without them librdkafka up to
     // 2.10 believes that the broker knows no compression.
     serve::<produce::ProduceRequest>(Api::Produce, 3..=13).advertised_from(0),
@@ -110,6 +111,7 @@ pub static SERVED: [Served; 34] = [
     serve::<describe_quorum::DescribeQuorumRequest>(Api::DescribeQuorum, 0..=2),
     serve::<describe_cluster::DescribeClusterRequest>(Api::DescribeCluster, 0..=2),
     serve::<describe_producers::DescribeProducersRequest>(Api::DescribeProducers, 0..=0),
+    serve::<unregister_broker::UnregisterBrokerRequest>(Api::UnregisterBroker, 0..=0),
     serve::<list_config_resources::ListConfigResourcesRequest>(Api::ListConfigResources, 0..=1),
     serve::<describe_topic_partitions::DescribeTopicPartitionsRequest>(Api::DescribeTopicPartitions, 0..=0),
 ];
