@@ -13,9 +13,17 @@ const BOUNDS: [u64; 17] = [
 const BUCKETS: usize = BOUNDS.len() + 1;
 
 /// See the module's first line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Latency {
     by_api: [Counts; SERVED.len()],
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self {
+            by_api: std::array::from_fn(|_| Counts::default()),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
