@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use varve_cluster::raft::Bug;
-use varve_tests::sim::quorum;
+use varve_tests::sim::{cluster, quorum};
 
 /// A line of `tests/src/sim/corpus.txt`: a scenario, a seed, and what it once found.
 fn corpus(scenario: &str) -> Vec<u64> {
@@ -32,6 +32,68 @@ fn the_quorum_holds_in_every_seed_that_once_showed_a_fault() {
 #[test]
 fn the_quorum_holds_in_two_hundred_seeds() {
     quorum_holds(1..=200);
+}
+
+fn cluster_holds(seeds: impl IntoIterator<Item = u64>) -> cluster::Tally {
+    let mut sum = cluster::Tally::default();
+    for seed in seeds {
+        let (outcome, tally, _) = cluster::run(seed, None, false);
+        let again = "sim --scenario cluster --seed";
+        assert_eq!(outcome.failure, None, "seed {seed}: {again} {seed} --trace");
+        assert!(tally.acked > 0, "seed {seed} got nothing done");
+        sum.add(&tally);
+    }
+    sum
+}
+
+#[test]
+fn the_cluster_holds_in_every_seed_that_once_showed_a_fault() {
+    let seeds = corpus("cluster");
+    assert!(!seeds.is_empty());
+    cluster_holds(seeds);
+}
+
+#[test]
+fn the_cluster_holds_in_two_hundred_seeds() {
+    let sum = cluster_holds(1..=200);
+    // A world in which nothing happens would hold too.
+    let happened = [sum.elections, sum.cuts, sum.rebuilds, sum.tiered];
+    assert!(happened.iter().all(|count| *count > 10), "{sum:?}");
+}
+
+#[test]
+fn a_seed_of_the_cluster_is_a_run() {
+    for seed in [3, 17, 99] {
+        let (first, _, trace) = cluster::run(seed, None, true);
+        let (second, _, again) = cluster::run(seed, None, true);
+        assert!(trace.len() > 10_000, "the trace of seed {seed} is short");
+        assert!(trace == again, "two traces of seed {seed} differ");
+        assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+}
+
+/// Of the cluster's; `sim --catalogue` takes all.
+const SOON_FOUND: [cluster::Bug; 12] = [
+    cluster::Bug::NoDivergenceCheck,
+    cluster::Bug::AckBeforeCommitted,
+    cluster::Bug::DuplicateAckedUncommitted,
+    cluster::Bug::CommitTwice,
+    cluster::Bug::StaleManifest,
+    cluster::Bug::ReadUncommitted,
+    cluster::Bug::UploadUncommitted,
+    cluster::Bug::RetentionBeforeCommit,
+    cluster::Bug::RetentionIgnoresTier,
+    cluster::Bug::ObjectNamesReused,
+    cluster::Bug::CommitBeforeStored,
+    cluster::Bug::CollectUnreferenced,
+];
+
+#[test]
+fn bugs_that_are_put_back_into_the_cluster_are_found() {
+    for bug in SOON_FOUND {
+        let found = (1..=40).any(|seed| cluster::run(seed, Some(bug), false).0.failure.is_some());
+        assert!(found, "{bug:?} is not found in 40 seeds");
+    }
 }
 
 #[test]

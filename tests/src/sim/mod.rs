@@ -2,7 +2,7 @@
 //! disks that fail as often as the seed wants.
 //!
 //! ```text
-//!   scenario (quorum, ...)   what runs, what clients ask, which faults, what must hold
+//!   scenario (quorum, cluster)   what runs, what clients ask, which faults, what must hold
 //!        |
 //!   world      one queue of events in virtual time: deliver, wake, synced, boot, the scenario's own
 //!     |-- network   lost, late, twice, out of order, cut
@@ -13,7 +13,30 @@
 //! for, and a calm one, in which everything must come to rest: what does not is stuck.
 
 pub mod chance;
+pub mod cluster;
 pub mod disk;
 pub mod network;
 pub mod quorum;
 pub mod world;
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    /// Microseconds of virtual time.
+    pub simulated: i64,
+    pub events: u64,
+    /// Commands in the history at the end; in the cluster, acknowledged batches.
+    pub commands: usize,
+    /// Leaders there were.
+    pub epochs: usize,
+    pub failure: Option<Failure>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Something that must never be, was.
+    Violation(String),
+    /// With all faults over, it did not come to rest.
+    Stuck(String),
+}

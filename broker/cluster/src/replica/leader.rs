@@ -148,11 +148,9 @@ impl Leader {
             epoch_start: log_end,
             settings,
             min_insync_replicas: assignment.min_insync_replicas,
-            // Nothing is known to be on the disk until the first sync of this leadership says so.
-            local: Ends {
-                log: log_end,
-                durable: Offset::new(0),
-            },
+            // What of the log is in its files, and what on the disk, is for [`Leader::local`] to say: a leader may be
+            // elected anew over appends that are still queued.
+            local: Ends::default(),
             followers: BTreeMap::new(),
             isr: Vec::new(),
             partition_epoch: assignment.partition_epoch,

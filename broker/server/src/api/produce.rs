@@ -146,7 +146,9 @@ impl Appender<'_> {
             1 => Some(Goal::Written),
             _ => Some(Goal::Committed),
         };
-        if goal == Some(Goal::Committed) && !partition.enough_in_sync() {
+        // One that is stored already appends nothing, and waits like the first copy did. Refused, it could be overtaken by
+        // the one behind it: a producer that then goes on leaves it outside the window in which it is known.
+        if goal == Some(Goal::Committed) && !partition.enough_in_sync() && !partition.holds(&batch) {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let accepted = partition

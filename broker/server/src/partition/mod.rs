@@ -23,7 +23,7 @@ use varve_cluster::topic_config::TopicConfig;
 use varve_cluster::{BrokerEpoch, BrokerId, TopicId, TopicName};
 use varve_log::{
     AppendError, Appended, Batch, Dropped, LeaderEpoch, Log, LogOffsets, Offset, SealedSegment, TierEnd,
-    Timestamp,
+    Timestamp, Verdict,
 };
 use waiters::Waiters;
 
@@ -74,6 +74,8 @@ struct State {
     tier: Option<TierPointer>,
     /// Already on its way to the syncer.
     sync_queued: bool,
+    /// Asked for while a sync was out.
+    sync_again: bool,
     /// Takes no more writes: its disk has failed, or it is not this broker's any more.
     dead: bool,
 }
@@ -110,6 +112,7 @@ impl Partition {
             waiters: Waiters::default(),
             tier: metadata.tier.clone(),
             sync_queued: false,
+            sync_again: false,
             dead: false,
         };
         state.advance();
@@ -148,6 +151,14 @@ impl Partition {
         })
     }
 
+    /// Whether an idempotent producer's batch is here already.
+    pub(crate) fn holds(&self, batch: &Batch) -> bool {
+        self.with_log(|log| {
+            let verdict = log.producers().check(batch.header());
+            matches!(verdict, Ok(Verdict::Duplicate { .. }))
+        })
+    }
+
     /// Writes everything appended so far, however many turns that takes. If another thread is writing, it will
     /// see our batches when its turn ends.
     pub(crate) fn write_turn(self: &Arc<Self>) {
@@ -170,13 +181,22 @@ impl Partition {
     pub(crate) fn sync(&self) {
         let mut state = self.state.lock();
         state.sync_queued = false;
-        let Some(turn) = state.log.take_syncs() else {
-            return;
-        };
-        let synced = MutexGuard::unlocked(&mut state, || turn.run());
-        match state.log.synced(synced) {
-            Ok(_) => state.advance(),
-            Err(error) => state.die(&self.id, &error),
+        loop {
+            let Some(turn) = state.log.take_syncs() else {
+                // There is nothing to sync, or another thread is at it: then that one goes on with what is wanted here.
+                // Nobody else would, until somebody writes again.
+                state.sync_again = true;
+                return;
+            };
+            state.sync_again = false;
+            let synced = MutexGuard::unlocked(&mut state, || turn.run());
+            match state.log.synced(synced) {
+                Ok(_) => state.advance(),
+                Err(error) => return state.die(&self.id, &error),
+            }
+            if !state.sync_again {
+                return;
+            }
         }
     }
 

@@ -13,33 +13,13 @@ use varve_cluster::raft::{
 
 use super::chance::Chance;
 use super::world::{Output, Turn, World};
+use super::{Failure, Outcome};
 use faults::Faults;
 use oracle::Oracle;
 use replica::{Call, Files, Replica, Report, Sabotage, Setup, index_of, key_of};
 
 const MS: i64 = 1_000;
 const SECOND: i64 = 1_000 * MS;
-
-/// What a run came to.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    pub seed: u64,
-    /// Microseconds of virtual time.
-    pub simulated: i64,
-    pub events: u64,
-    /// Commands in the history at the end.
-    pub commands: usize,
-    pub epochs: usize,
-    pub failure: Option<Failure>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Something that must never be, was.
-    Violation(String),
-    /// With all faults over, it did not come to rest.
-    Stuck(String),
-}
 
 /// Runs one seed, with one of the known faults in the replicas if `bug` says so. The trace is empty unless asked for.
 pub fn run(seed: u64, bug: Option<Bug>, traced: bool) -> (Outcome, String) {
