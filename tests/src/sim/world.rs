@@ -29,6 +29,11 @@ pub trait Machine: Sized + Debug {
 pub enum Input<M: Machine> {
     Wake,
     Message(M::Message),
+    /// What it sent to a node came to a host on which no process listens.
+    Refused {
+        to: usize,
+        message: M::Message,
+    },
     Call(M::Call),
     /// All writes up to this number are synced.
     Synced(u64),
@@ -310,9 +315,12 @@ impl<M: Machine> World<M> {
             Due::Boot { node } => self.start_node(node),
             Due::Call { node, call } => self.input(node, Input::Call(call)),
             Due::Deliver { from, to, message } => {
-                let passes = self.network.passes(from, to);
-                if passes {
+                if !self.network.passes(from, to) {
+                    None
+                } else if self.nodes[to].machine.is_some() {
                     self.input(to, Input::Message(message))
+                } else if self.network.passes(to, from) {
+                    self.input(from, Input::Refused { to, message })
                 } else {
                     None
                 }
@@ -408,6 +416,12 @@ impl<M: Machine> World<M> {
             Input::Message(message) => Due::Deliver {
                 from: node,
                 to: node,
+                message,
+            },
+            // It finds out when it runs again.
+            Input::Refused { to, message } => Due::Deliver {
+                from: node,
+                to,
                 message,
             },
             Input::Call(call) => Due::Call { node, call },

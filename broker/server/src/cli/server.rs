@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let config = Config::load(arguments.config.as_deref(), &arguments.overrides)?;
     let node = Node::start(config)?;
-    let outcome = wait_for_end();
+    let outcome = wait_for_end(node.failed());
     node.shutdown();
     outcome
 }
@@ -72,8 +72,8 @@ pub(super) fn log_to_stderr(format: LogFormat, level: &str) {
     }
 }
 
-/// Returns when the process is asked to end, by Ctrl-C or SIGTERM.
-pub(super) fn wait_for_end() -> anyhow::Result<()> {
+/// Returns when the process is asked to end, by Ctrl-C or SIGTERM, or with what `failure` ends with.
+pub(super) fn wait_for_end(failure: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,9 +82,9 @@ pub(super) fn wait_for_end() -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+            failed = failure => failed,
         }
-        Ok(())
     })
 }

@@ -42,6 +42,7 @@ pub(crate) struct Membership {
     broker: OnceLock<Weak<Broker>>,
     leaving: watch::Sender<bool>,
     may_stop: watch::Sender<bool>,
+    superseded: watch::Sender<bool>,
 }
 
 impl Membership {
@@ -65,6 +66,7 @@ impl Membership {
             broker: OnceLock::new(),
             leaving: watch::Sender::new(false),
             may_stop: watch::Sender::new(false),
+            superseded: watch::Sender::new(false),
         })
     }
 
@@ -154,8 +156,18 @@ impl Membership {
         });
     }
 
+    /// Returns when another process has registered as this broker: nobody hears this one any more.
+    pub(crate) async fn superseded(&self) {
+        let mut superseded = self.superseded.subscribe();
+        // Its sender is here, so there is no other end.
+        let _ = superseded.wait_for(|superseded| *superseded).await;
+    }
+
     /// Has leaderships moved away; returns when nobody needs this broker any more, or after `patience`.
     pub(crate) async fn leave(&self, patience: Duration) {
+        if *self.superseded.borrow() {
+            return;
+        }
         self.leaving.send_replace(true);
         let mut may_stop = self.may_stop.subscribe();
         let left = tokio::time::timeout(patience, may_stop.wait_for(|may| *may)).await;
@@ -192,6 +204,10 @@ impl Membership {
             match answer {
                 Some(Ok(answer)) if answer.should_shut_down => {
                     self.may_stop.send_replace(true);
+                }
+                Some(Err(Rejected::StaleBrokerEpoch { current, .. })) if current > epoch => {
+                    self.superseded.send_replace(true);
+                    return;
                 }
                 Some(Err(rejected)) => {
                     tracing::warn!(%rejected, "this broker's heartbeat is refused");

@@ -170,6 +170,21 @@ impl Node {
         self.http
     }
 
+    /// Ends when this node must not go on: another process has registered as the same broker.
+    ///
+    /// # Errors
+    /// Always, and then with what to do about it.
+    pub async fn failed(&self) -> anyhow::Result<()> {
+        match &self.broker.membership {
+            Some(membership) => membership.superseded().await,
+            None => std::future::pending().await,
+        }
+        anyhow::bail!(
+            "another process has registered with this node.id: give each broker its own. node.id={}",
+            self.broker.config.node_id
+        )
+    }
+
     /// Stops accepting, answers what is under way, and leaves everything on disk so that the next start need not
     /// recover.
     pub fn shutdown(self) {

@@ -115,20 +115,22 @@ impl Machine for Node {
                 match input {
                     Input::Message(message) => broker.receive(now, message, out),
                     Input::Call(call) => broker.call(now, &call, out),
-                    Input::Wake | Input::Synced(_) => {}
+                    Input::Wake | Input::Synced(_) | Input::Refused { .. } => {}
                 }
                 broker.work(now, out);
             }
             Self::Controller(controller) => match input {
                 Input::Message(message) => controller.receive(now, message, out),
                 Input::Call(Call::Admin(command)) => controller.command(&command, out),
-                Input::Call(_) | Input::Wake | Input::Synced(_) => controller.wake(now, out),
+                Input::Call(_) | Input::Wake | Input::Synced(_) | Input::Refused { .. } => {
+                    controller.wake(now, out)
+                }
             },
             Self::Store(store) => {
                 match input {
                     Input::Message(message) => store.receive(now, message),
                     Input::Call(Call::Store(faults)) => store.faults = faults,
-                    Input::Call(_) | Input::Wake | Input::Synced(_) => {}
+                    Input::Call(_) | Input::Wake | Input::Synced(_) | Input::Refused { .. } => {}
                 }
                 store.wake(now, out);
             }
@@ -136,7 +138,7 @@ impl Machine for Node {
                 match input {
                     Input::Message(message) => client.receive(now, message, out),
                     Input::Call(Call::Clients(pace)) => client.pace = pace,
-                    Input::Call(_) | Input::Wake | Input::Synced(_) => {}
+                    Input::Call(_) | Input::Wake | Input::Synced(_) | Input::Refused { .. } => {}
                 }
                 client.work(now, out);
             }

@@ -278,6 +278,11 @@ impl Machine for Replica {
         let event = match input {
             Input::Wake => Event::Tick,
             Input::Message(envelope) => Event::Received(envelope),
+            Input::Refused { message, .. } => Event::Unanswered {
+                to: message.to,
+                id: message.id,
+                refused: true,
+            },
             Input::Synced(number) => Event::Written(number),
             Input::Call(Call::Propose { ticket, command }) => Event::Propose {
                 ticket,

@@ -178,7 +178,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             return Ok(());
         }
         story.say("\nserving until Ctrl-C")?;
-        server::wait_for_end()
+        server::wait_for_end(std::future::pending())
     });
     let stopped = running.stop();
     outcome.and(stopped)

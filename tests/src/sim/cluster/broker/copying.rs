@@ -90,7 +90,7 @@ impl Broker {
                 continue;
             }
             fetcher.not_before = now + FETCH_WAIT_MS;
-            let Some(plan) = fetcher.plan.plan(now) else {
+            let Some(plan) = fetcher.plan.plan(now, |_| false) else {
                 continue;
             };
             let asks = self.questions(now, &plan.partitions, out);
