@@ -69,7 +69,7 @@ pub const KEYS: &[Key] = &[
         kind: Kind::List,
         default: "",
         synonyms: &[],
-        doc: "Replicas, partition:broker, that are given no more than leader.replication.throttled.rate of the leader's broker while they are not in sync; * for all.",
+        doc: "Replicas, partition:broker, that while they lead give no more than leader.replication.throttled.rate of their broker to followers that are not in sync; * for all.",
         hidden: false,
         check: values::throttled_replicas,
     },

@@ -85,9 +85,9 @@ pub struct TopicConfig {
     pub compacted: bool,
     pub min_insync_replicas: u32,
     pub unclean_leader_election: bool,
-    /// Followers this broker gives no more to than its throttle allows, as long as they are not in sync.
+    /// Replicas that, while they lead, give no more than their broker's throttle allows to followers that are not in sync.
     pub leader_throttled: ThrottledReplicas,
-    /// Replicas that copy no faster than their own broker's throttle allows, as long as they are not in sync.
+    /// Replicas that copy no faster than their broker's throttle allows, as long as they are not in sync.
     pub follower_throttled: ThrottledReplicas,
     pub remote_storage: bool,
     /// How much stays on the broker's disk once it is in the bucket. Kafka's -2 ("as `retention.*`") is resolved.

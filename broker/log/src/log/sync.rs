@@ -118,6 +118,11 @@ impl Log {
         })
     }
 
+    /// Whether a sync has been taken and not handed back.
+    pub const fn is_syncing(&self) -> bool {
+        self.unsynced.is_out()
+    }
+
     /// Bytes written since the last sync was taken: with `varve.flush=os` the caller syncs when they are many.
     pub const fn unsynced_bytes(&self) -> u64 {
         self.unsynced.bytes

@@ -104,12 +104,14 @@ impl Log {
         Ok(cut)
     }
 
+    /// Whether everything appended has been written and no turn is out.
+    pub fn is_still(&self) -> bool {
+        self.queue.is_idle() && !self.unsynced.is_out()
+    }
+
     fn check_still(&self) -> Result<(), Error> {
         self.alive()?;
-        assert!(
-            self.queue.is_idle() && !self.unsynced.is_out(),
-            "truncation while a turn is out"
-        );
+        assert!(self.is_still(), "truncation while a turn is out");
         Ok(())
     }
 

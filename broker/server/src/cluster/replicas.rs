@@ -306,7 +306,7 @@ impl Copier {
             Step::Took { .. } => return Turn::Took,
             Step::Stale => return Turn::Passed,
             Step::Wait(_) => return Turn::Failed,
-            Step::Cut(cut) => partition.cut(cut).map_err(anyhow::Error::from),
+            Step::Cut(cut) => partition.cut(cut, ask.leader_epoch).map_err(anyhow::Error::from),
             Step::Rebuild(rebuild) => return self.rebuild((key, partition, ask.leader_epoch), rebuild),
         };
         finished(partition, done)

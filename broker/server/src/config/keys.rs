@@ -144,13 +144,13 @@ pub const KEYS: &[Key] = &[
         LEADER_THROTTLED_RATE,
         Kind::Long,
         Some("9223372036854775807"),
-        "Bytes a second this broker gives to followers named in leader.replication.throttled.replicas; changed while it runs.",
+        "Bytes a second this broker, where topics name it in leader.replication.throttled.replicas, gives to followers that are not in sync; changed while it runs.",
     ),
     key(
         FOLLOWER_THROTTLED_RATE,
         Kind::Long,
         Some("9223372036854775807"),
-        "Bytes a second this broker copies for replicas named in follower.replication.throttled.replicas; changed while it runs.",
+        "Bytes a second this broker, where topics name it in follower.replication.throttled.replicas, copies while it is not in sync; changed while it runs.",
     ),
     key(
         "cluster.id",

@@ -14,7 +14,7 @@ pub(crate) use syncer::Syncer;
 pub(crate) use waiters::{Goal, Settled};
 
 use crate::config::Flush;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use role::Role;
 use std::sync::Arc;
 use varve_cluster::controller::{Partition as Metadata, TierPointer};
@@ -58,6 +58,8 @@ pub(crate) struct Partition {
     flush: Flush,
     syncer: Arc<Syncer>,
     state: Mutex<State>,
+    /// Told when a turn is handed back, and when the whole log is free again.
+    turned: Condvar,
 }
 
 impl std::fmt::Debug for Partition {
@@ -74,10 +76,11 @@ struct State {
     tier: Option<TierPointer>,
     /// Already on its way to the syncer.
     sync_queued: bool,
-    /// Asked for while a sync was out.
-    sync_again: bool,
     /// Takes no more writes: its disk has failed, or it is not this broker's any more.
     dead: bool,
+    /// Outside the lock its end is being cut off, or its checkpoint written: neither may happen beside the other, or
+    /// beside a change of role.
+    held: bool,
 }
 
 /// Appended, and what to wait for before saying so.
@@ -112,8 +115,8 @@ impl Partition {
             waiters: Waiters::default(),
             tier: metadata.tier.clone(),
             sync_queued: false,
-            sync_again: false,
             dead: false,
+            held: false,
         };
         state.advance();
         Self {
@@ -122,6 +125,7 @@ impl Partition {
             flush,
             syncer,
             state: Mutex::new(state),
+            turned: Condvar::new(),
         }
     }
 
@@ -165,6 +169,7 @@ impl Partition {
         let mut state = self.state.lock();
         while let Some(turn) = state.log.take_writes() {
             let written = MutexGuard::unlocked(&mut state, || turn.run());
+            self.turned.notify_all();
             if let Err(error) = state.log.wrote(written) {
                 return state.die(&self.id, &error);
             }
@@ -177,56 +182,74 @@ impl Partition {
         }
     }
 
-    /// One group's sync; an error makes the log dead: it is never tried again.
+    /// One group's sync: when it returns, what was written before is on the disk. An error makes the log dead: it is never
+    /// tried again.
     pub(crate) fn sync(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.when_free();
         state.sync_queued = false;
-        loop {
-            let Some(turn) = state.log.take_syncs() else {
-                // There is nothing to sync, or another thread is at it: then that one goes on with what is wanted here.
-                // Nobody else would, until somebody writes again.
-                state.sync_again = true;
-                return;
-            };
-            state.sync_again = false;
-            let synced = MutexGuard::unlocked(&mut state, || turn.run());
-            match state.log.synced(synced) {
-                Ok(_) => state.advance(),
-                Err(error) => return state.die(&self.id, &error),
-            }
-            if !state.sync_again {
-                return;
-            }
+        while state.log.is_syncing() {
+            // It may have begun before the last write.
+            self.turned.wait(&mut state);
+        }
+        let Some(turn) = state.log.take_syncs() else {
+            return;
+        };
+        let synced = MutexGuard::unlocked(&mut state, || turn.run());
+        self.turned.notify_all();
+        match state.log.synced(synced) {
+            Ok(_) => state.advance(),
+            Err(error) => state.die(&self.id, &error),
         }
     }
 
     /// Writes the checkpoint from which a restart would recover, once what it covers is on stable storage.
     pub(crate) fn checkpoint(&self) -> Result<(), varve_log::Error> {
-        if self.state.lock().dead {
+        let mut state = self.when_free();
+        if state.dead {
             return Ok(());
         }
         // The first call notes where the log stands, the sync makes that durable, the second hands it out.
-        let mut checkpoint = self.state.lock().log.checkpoint();
+        let mut checkpoint = state.log.checkpoint();
         if checkpoint.is_none() {
+            drop(state);
             self.sync();
-            checkpoint = self.state.lock().log.checkpoint();
+            state = self.when_free();
+            checkpoint = state.log.checkpoint();
         }
-        checkpoint.map_or(Ok(()), |checkpoint| checkpoint.write())
+        match checkpoint {
+            Some(checkpoint) => self.holding(&mut state, || checkpoint.write()),
+            None => Ok(()),
+        }
+    }
+
+    /// The state while nobody works on the whole log.
+    fn when_free(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        self.turned.wait_while(&mut state, |state| state.held);
+        state
+    }
+
+    /// Runs `work` on the whole log outside the lock, alone.
+    fn holding<T>(&self, state: &mut MutexGuard<'_, State>, work: impl FnOnce() -> T) -> T {
+        state.held = true;
+        let done = MutexGuard::unlocked(state, work);
+        state.held = false;
+        self.turned.notify_all();
+        done
     }
 
     /// Leaves it so that the next start need not recover it; nobody waits any more. One that has not changed since its last
     /// checkpoint costs nothing. Returns whether everything is on the disk.
     pub(crate) fn put_down(self: &Arc<Self>) -> bool {
         self.write_turn();
-        let mut on_disk = true;
-        if !self.with_log(|log| log.is_checkpointed())
+        let is_checkpointed = || self.with_log(|log| log.is_checkpointed());
+        if !is_checkpointed()
             && let Err(error) = self.checkpoint()
         {
             tracing::error!(partition = %self.id, %error, "no checkpoint; the next start recovers this partition");
-            on_disk = false;
         }
         self.close();
-        on_disk && !self.state.lock().dead
+        is_checkpointed() && !self.state.lock().dead
     }
 
     /// Takes local files away that lie wholly below `offset`. Readers that have them open go on.
@@ -299,7 +322,7 @@ impl Partition {
 
     /// Applies what metadata says: leadership, tier, log start. Idempotent.
     pub(crate) fn apply(&self, metadata: &Metadata, now: Timestamp) {
-        let mut state = self.state.lock();
+        let mut state = self.when_free();
         state.tier.clone_from(&metadata.tier);
         if metadata.leader_epoch > state.role.epoch() {
             let State {
@@ -359,7 +382,7 @@ impl Partition {
 
     /// This broker holds it no more, and its files are about to go: nobody writes to them or waits for them.
     pub(crate) fn retire(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.when_free();
         state.role = Role::Waiting {
             epoch: state.role.epoch(),
             high_watermark: state.role.high_watermark(),

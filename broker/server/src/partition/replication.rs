@@ -12,7 +12,7 @@ use varve_cluster::replica::{
     Answer, Ask, Follower, IsrAnswer, IsrChange, Rebuild, Refusal, Served, Step, serve,
 };
 use varve_cluster::{BrokerEpoch, BrokerId};
-use varve_log::{LeaderEpoch, Offset, Seed, Timestamp};
+use varve_log::{LeaderEpoch, Offset, Seed, Timestamp, Truncation};
 
 impl Partition {
     /// Answers a follower's fetch.
@@ -33,11 +33,12 @@ impl Partition {
         served
     }
 
-    /// Whether `replica` is to be given no more than the throttle allows: an operator says so, and it is not in sync.
+    /// Whether `replica` is to be given no more than the throttle allows: an operator says so of this leader, and the replica is
+    /// not in sync.
     pub(crate) fn throttles(&self, replica: BrokerId) -> bool {
         let state = self.state.lock();
         let in_sync = |isr: &[BrokerId]| isr.contains(&replica);
-        state.config.leader_throttled.holds(self.id.index, replica)
+        state.config.leader_throttled.holds(self.id.index, self.me.id)
             && state.role.leading().is_some_and(|leader| !in_sync(leader.isr()))
     }
 
@@ -94,47 +95,70 @@ impl Partition {
         }
     }
 
-    /// Takes off the log's end what the leader does not have. Blocks.
-    pub(crate) fn cut(self: &Arc<Self>, cut: Cut) -> Result<(), varve_log::Error> {
+    /// Takes off the log's end what the leader of `epoch` does not have. Blocks.
+    pub(crate) fn cut(self: &Arc<Self>, cut: Cut, epoch: LeaderEpoch) -> Result<(), varve_log::Error> {
+        let Some(mut state) = self.still(epoch) else {
+            return Ok(());
+        };
         if let Cut::To { to, committed } = cut
             && committed > 0
         {
             tracing::warn!(partition = %self.id, to = to.value(), committed, "an unclean election has taken back committed records");
         }
-        self.write_turn();
-        self.sync();
-        let mut state = self.state.lock();
         let Some(truncation) = cut.plan(&mut state.log)? else {
             return Ok(());
         };
-        let truncated = MutexGuard::unlocked(&mut state, || truncation.run());
-        let end = state.log.truncated(truncated)?;
+        let end = self.carry_out(&mut state, truncation)?;
         if let Role::Following(follower) = &mut state.role {
             follower.cut_to(end);
         }
         Ok(())
     }
 
-    /// Begins the log anew, if it still follows in `epoch`: meanwhile it may have been given another role. Blocks.
+    /// Begins the log anew, as a follower in `epoch`. Blocks.
     pub(crate) fn restart_at(
         self: &Arc<Self>,
         seed: Seed,
         epoch: LeaderEpoch,
     ) -> Result<(), varve_log::Error> {
-        self.write_turn();
-        self.sync();
-        let mut state = self.state.lock();
-        let follows = matches!(&state.role, Role::Following(follower) if follower.epoch() == epoch);
-        if !follows || state.dead {
+        let Some(mut state) = self.still(epoch) else {
             return Ok(());
-        }
+        };
         let restart = state.log.restart_at(seed)?;
-        let restarted = MutexGuard::unlocked(&mut state, || restart.run());
-        let at = state.log.truncated(restarted)?;
+        let at = self.carry_out(&mut state, restart)?;
         if let Role::Following(follower) = &mut state.role {
             follower.rebuilt(at);
         }
         Ok(())
+    }
+
+    /// The state with everything written and synced, if this broker still follows in `epoch`: meanwhile metadata may have
+    /// given it another role, and a leader's log is never cut.
+    fn still(self: &Arc<Self>, epoch: LeaderEpoch) -> Option<MutexGuard<'_, State>> {
+        loop {
+            self.write_turn();
+            self.sync();
+            let mut state = self.when_free();
+            let follows = matches!(&state.role, Role::Following(follower) if follower.epoch() == epoch);
+            if !follows || state.dead {
+                return None;
+            }
+            if state.log.is_still() {
+                return Some(state);
+            }
+            // Another thread has a turn out.
+            self.turned.wait(&mut state);
+        }
+    }
+
+    /// Runs it outside the lock; returns the log's new end.
+    fn carry_out(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        truncation: Truncation,
+    ) -> Result<Offset, varve_log::Error> {
+        let truncated = self.holding(state, || truncation.run());
+        state.log.truncated(truncated)
     }
 
     /// The change of the ISR that is due, if this broker leads.
