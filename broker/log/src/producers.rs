@@ -1,8 +1,8 @@
 //! Idempotence: what is remembered of each producer so that a batch sent twice is stored once and a batch that
 //! went missing is noticed.
 //!
-//! Of each producer the last five batches are kept, as many as a client may have in flight: a retry is always
-//! among them. Sequences count records, from 0 to 2³¹−1 and round again. State survives restarts (checkpoint) and
+//! Of each producer the last ten batches are kept. A client may have five in flight, so a retry is always among them;
+//! and when a cut takes all five away, those before still say what comes next. Sequences count records, from 0 to 2³¹−1 and round again. State survives restarts (checkpoint) and
 //! segments that leave for the tier; it goes only by `expire`.
 
 use crate::batch::{Header, crc32c};
@@ -10,8 +10,9 @@ use crate::offsets::{Offset, Timestamp};
 use crate::our_bytes::{BytesIn, count_u32};
 use std::collections::BTreeMap;
 
-// `max.in.flight.requests.per.connection` of an idempotent client is at most 5.
-const WINDOW: usize = 5;
+// `max.in.flight.requests.per.connection` of an idempotent client is at most 5, and Kafka remembers as many. A follower may
+// lose all of them again; with nothing left it would take any sequence, and so the second of them if the first is refused.
+const WINDOW: usize = 10;
 const SNAPSHOT_MAGIC: &[u8; 8] = b"VRVPRD01";
 
 /// What to do with a batch of an idempotent producer.
@@ -348,9 +349,9 @@ mod tests {
     }
 
     #[test]
-    fn only_five_batches_are_remembered() {
-        let six: Vec<_> = (0..6).map(|n| batch(7, 0, n, 1, i64::from(n))).collect();
-        let producers = having(&six);
+    fn only_ten_batches_are_remembered() {
+        let eleven: Vec<_> = (0..11).map(|n| batch(7, 0, n, 1, i64::from(n))).collect();
+        let producers = having(&eleven);
         assert!(matches!(
             producers.check(&batch(7, 0, 1, 1, 0)),
             Ok(Verdict::Duplicate { .. })
@@ -395,6 +396,15 @@ mod tests {
             timestamp: NOW,
         };
         assert_eq!(producers.check(&batch(7, 0, i32::MAX - 1, 4, 0)), Ok(place));
+    }
+
+    #[test]
+    fn a_producer_whose_batches_in_flight_were_cut_off_goes_on_with_the_first_of_them() {
+        let all: Vec<_> = (0..20).map(|n| batch(7, 0, n, 1, i64::from(n))).collect();
+        let mut producers = having(&all);
+        producers.truncate_from(Offset::new(15));
+        assert!(producers.check(&batch(7, 0, 16, 1, 0)).is_err());
+        assert_eq!(producers.check(&batch(7, 0, 15, 1, 0)), Ok(Verdict::Accept));
     }
 
     #[test]
