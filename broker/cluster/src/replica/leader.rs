@@ -357,7 +357,8 @@ impl Leader {
             let follower = self.followers.get(id);
             follower.is_some_and(|f| f.segment_base.is_some_and(|base| base >= end))
         };
-        self.high_watermark > end || self.maximal_isr().all(has_rolled)
+        // While fewer are in sync than ought to be, somebody eligible may lead next of whom nothing is known here.
+        self.high_watermark > end || (self.enough_in_sync() && self.maximal_isr().all(has_rolled))
     }
 
     fn assign(&mut self, assignment: Assignment<'_>, now: i64) {

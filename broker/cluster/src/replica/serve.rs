@@ -10,7 +10,7 @@
 //! tagged field of the Fetch response, beside `diverging_epoch`; the follower's durable end and segment are tagged
 //! fields of the request.
 
-use varve_log::{EpochChain, LeaderEpoch, Log, Offset, ReadError, ReadPlan};
+use varve_log::{EpochChain, LeaderEpoch, Log, Offset, ReadError, ReadPlan, Timestamp};
 
 use super::leader::{Assignment, Fetched, Leader, Settings};
 use crate::{BrokerEpoch, BrokerId};
@@ -149,6 +149,11 @@ pub fn take_over(
         return Err(super::Rebuild::FromTier { at });
     }
     log.begin_epoch(epoch);
+    if tier_end == Some(log.log_end()) {
+        // What is tiered ends with a segment. A cut to there took back the roll behind which nothing was left; going on in
+        // that segment, this log would never again have one that begins where the tier ends.
+        log.force_roll(Timestamp::new(now));
+    }
     let mut leader = Leader::begin(
         me,
         epoch,

@@ -9,7 +9,6 @@ use varve_cluster::BrokerId;
 use varve_cluster::PartitionEpoch;
 use varve_cluster::controller::command::{ElectUnclean, ReplicaLog, Warrant};
 use varve_cluster::controller::{Command, Heartbeats, Outcome, Rejected, State, unclean};
-use varve_log::Offset;
 
 use super::bug::Bug;
 use super::message::{Body, Message, Report, Shared, broker, node};
@@ -147,35 +146,15 @@ impl Controller {
             if !looking.logs.iter().any(|known| known.broker == broker(from)) {
                 looking.logs.push(log);
             }
-            let all = looking.logs.len() == looking.ask.len();
-            if !all && !self.setup.has(Bug::FirstBackLeads) {
+            if looking.logs.len() < looking.ask.len() {
                 continue;
             }
             if let Some(looking) = self.looking.remove(&partition) {
-                let elect = self.election(partition, looking);
+                let elect = election(partition, looking);
                 // The partition may have moved on, and is looked at again.
                 let _ = self.apply(&elect, out);
             }
         }
-    }
-
-    fn election(&self, partition: i32, mut looking: Looking) -> Command {
-        let unheard = |id: &&BrokerId| !looking.logs.iter().any(|log| log.broker == **id);
-        let invented = looking.ask.iter().filter(unheard).map(|id| ReplicaLog {
-            broker: *id,
-            epoch: self.state.brokers[id].epoch,
-            last_epoch: None,
-            log_end: Offset::ZERO,
-        });
-        let invented: Vec<_> = invented.collect();
-        looking.logs.extend(invented);
-        Command::ElectUnclean(ElectUnclean {
-            topic_id: super::node::TOPIC,
-            partition,
-            partition_epoch: looking.partition_epoch,
-            logs: looking.logs,
-            warrant: looking.warrant,
-        })
     }
 
     /// A controller that checks less: what it would not look at is made right before it looks.
@@ -212,4 +191,14 @@ impl Controller {
         let message = Message { from: self.me, body };
         out.push(Output::Send { to, message });
     }
+}
+
+fn election(partition: i32, looking: Looking) -> Command {
+    Command::ElectUnclean(ElectUnclean {
+        topic_id: super::node::TOPIC,
+        partition,
+        partition_epoch: looking.partition_epoch,
+        logs: looking.logs,
+        warrant: looking.warrant,
+    })
 }

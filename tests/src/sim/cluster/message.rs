@@ -243,8 +243,6 @@ pub(super) enum Files {
 pub(super) struct Marks {
     /// The clean-shutdown file.
     pub(super) clean_of: Option<BrokerEpoch>,
-    /// The last broker epoch there was.
-    pub(super) last: Option<BrokerEpoch>,
     /// How often the replica of a partition was given up and begun anew in another directory.
     pub(super) generations: BTreeMap<i32, u32>,
 }

@@ -223,7 +223,7 @@ impl Replica {
             self.log.producers().check(batch.header()),
             Ok(Verdict::Duplicate { .. })
         );
-        if !leader.enough_in_sync() && (!is_stored || self.setup.has(Bug::StoredBatchRefused)) {
+        if !leader.enough_in_sync() && !is_stored {
             return refused(Refused::Retry);
         }
         let appended = match self.log.append(&batch, leader.epoch(), TIME) {

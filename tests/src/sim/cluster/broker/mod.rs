@@ -16,7 +16,6 @@ use varve_cluster::replica::{IsrAnswer, IsrChange, ReplicaFetcher};
 use varve_cluster::{BrokerEpoch, BrokerId};
 use varve_log::{Error, Offset, SimDisk, Timestamp};
 
-use super::bug::Bug;
 use super::message::{Body, Call, Marks, Message, Refused, Report, Shared, broker};
 use super::node::{Node, Setup, TOPIC};
 use super::replica::{Replica, Settled, Waiting};
@@ -89,10 +88,7 @@ impl Broker {
         now: i64,
         seed: u64,
     ) -> Self {
-        let mut clean_of = marks.get().clean_of.take();
-        if setup.has(Bug::UncleanShutdownUnnoticed) {
-            clean_of = clean_of.or_else(|| marks.get().last);
-        }
+        let clean_of = marks.get().clean_of.take();
         Self {
             node,
             me: broker(node),
@@ -339,7 +335,6 @@ impl Broker {
         if self.epoch.is_none() && self.registers == Some(number) {
             if let Ok(Outcome::Registered(epoch)) = outcome {
                 self.epoch = Some(*epoch);
-                self.marks.get().last = Some(*epoch);
                 (self.beat_at, self.follow_at) = (now, now);
                 let seen = Arc::clone(&self.seen);
                 self.seen_changed(now, &seen, out);
