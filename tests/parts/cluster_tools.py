@@ -308,8 +308,8 @@ def throttled(part: Part, cluster: Cluster, mover: Moves):
         began, before = time.monotonic(), copied(cluster, 3)
         time.sleep(1.2)                                     # a rate needs some time to be seen
         done, took = copied(cluster, 3) - before, time.monotonic() - began
-        # A second's worth at once, and an answer that may overdraw it.
-        part.check(0 < done < rate * (took + 1) + MIB < 9 * MIB, f"{done:.0f} bytes of 24 MiB were copied in {took:.1f} s at the {side}'s 2 MiB a second")
+        # A second's worth at once, and answers that may overdraw it; without a throttle all of it is copied in a fraction of that.
+        part.check(0 < done < 12 * MIB, f"{done:.0f} bytes of 24 MiB were copied in {took:.1f} s at the {side}'s 2 MiB a second")
     mover.execute(plan, "--additional", "--throttle", 64 * MIB)
     wait_for("the rest, at another rate", lambda: 3 in cluster.number(1).admin().list_topics("bulk", timeout=10).topics["bulk"].partitions[0].isrs, 60, pause=0.05)
     wait_for("--verify says completed", lambda: mover.verified(plan), 30, pause=0.2)
