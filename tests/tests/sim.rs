@@ -80,7 +80,7 @@ const SOON_FOUND: [cluster::Bug; 12] = [
     cluster::Bug::CommitTwice,
     cluster::Bug::StaleManifest,
     cluster::Bug::ReadUncommitted,
-    cluster::Bug::UploadUncommitted,
+    cluster::Bug::DurableBeforeSync,
     cluster::Bug::RetentionBeforeCommit,
     cluster::Bug::RetentionIgnoresTier,
     cluster::Bug::ObjectNamesReused,
