@@ -4,7 +4,8 @@
 //! entries (epoch, start):   (3, 0)        (5, 100)     (6, 170)
 //! offsets:                  0 ........ 99 100 ..... 169 170 ...... log_end
 //! ```
-//! Epochs and starts both strictly increase. Entries stay for data that is only in the tier.
+//! Epochs and starts both strictly increase. Entries stay for data that is only in the tier, and for data below the
+//! log start whose file is still there.
 
 use crate::offsets::{LeaderEpoch, Offset};
 use crate::our_bytes::{BytesIn, count_u32};
@@ -70,7 +71,7 @@ impl EpochChain {
         self.entries.truncate(kept);
     }
 
-    /// The log now starts at `start`: epochs that ended there or before are gone, and the one that holds it
+    /// Nothing is left before `start`: epochs that ended there or before are gone, and the one that holds it
     /// begins at it.
     pub fn truncate_before(&mut self, start: Offset) {
         let gone = self

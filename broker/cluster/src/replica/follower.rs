@@ -218,7 +218,8 @@ impl Follower {
             Some((_, own_end)) => own_end.min(log.log_end()),
             None => end.min(log.log_end()),
         };
-        let committed = self.high_watermark.since(to).max(0);
+        // What lies below the log start is gone for everybody.
+        let committed = self.high_watermark.since(to.max(log.log_start())).max(0);
         self.high_watermark = self.high_watermark.min(to);
         Step::Cut(Cut::To { to, committed })
     }
@@ -437,6 +438,40 @@ mod tests {
 
         assert_eq!(cuts, [7, 4], "first what epoch 4 wrote, then what epoch 2 wrote");
         assert_eq!((own.log_end(), own.epochs().entries().len()), (at(13), 2));
+    }
+
+    /// Everything in local files.
+    fn bytes(log: &Log) -> Bytes {
+        let plan = log.plan_replica_read(log.local_base(), 1 << 20, true).unwrap();
+        plan.unwrap().run().unwrap().read().unwrap()
+    }
+
+    // What lies below the log start is still in segments that are copied and uploaded whole.
+    #[test]
+    fn what_another_reign_wrote_below_the_log_start_is_cut_too() {
+        for (uncommitted, start) in [([2, 3], 11), ([2, 4], 7)] {
+            let (mut leaders, mut own) = (empty(), empty());
+            for log in [&mut leaders, &mut own] {
+                append(log, 0, 4);
+            }
+            for records in uncommitted {
+                append(&mut own, 2, records);
+            }
+            for records in [2, 3, 4] {
+                append(&mut leaders, 3, records);
+            }
+            for log in [&mut leaders, &mut own] {
+                log.set_log_start(at(start));
+            }
+            let (mut leader, mut follower) = (lead(&mut leaders, 5), follow(5));
+
+            let cuts = catch_up(&mut follower, &mut own, &mut leader, &leaders);
+
+            assert_eq!(cuts, [4], "to where the lineages part");
+            assert_eq!((own.log_start(), own.log_end()), (at(start), at(13)));
+            assert_eq!(own.epochs().entries()[..2], leaders.epochs().entries()[..2]);
+            assert_eq!(bytes(&own), bytes(&leaders));
+        }
     }
 
     #[test]

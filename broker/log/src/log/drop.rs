@@ -100,6 +100,7 @@ impl Log {
         let count = self.sealed.iter().take_while(is_dropped).count();
         let segments: Vec<_> = self.sealed.drain(..count).map(|sealed| sealed.segment).collect();
         self.unsynced.forget(self.first_base());
+        self.forget_epochs();
         Dropped {
             segments,
             disk: Arc::clone(&self.disk),

@@ -272,8 +272,15 @@ impl Log {
     /// it is now. Files go by [`Log::drop_segments_before`]. Lasts with the next checkpoint.
     pub fn set_log_start(&mut self, start: Offset) -> Offset {
         self.log_start = self.log_start.max(start.min(self.log_end()));
-        self.epochs.truncate_before(self.log_start);
+        self.forget_epochs();
         self.log_start
+    }
+
+    /// Those that wrote nothing that is in local files or may be asked for. What lies below the log start counts as
+    /// long as its file is there: replicas copy segments whole, and meet where their lineages part.
+    fn forget_epochs(&mut self) {
+        let kept = self.first_base().min(self.log_start);
+        self.epochs.truncate_before(kept);
     }
 
     /// Only when the metadata knows better than a log without its checkpoint: data in the tier lies before the

@@ -267,6 +267,37 @@ fn asking_outside_of_the_log_says_where_it_is() {
     ));
 }
 
+// Replicas copy segments whole, also what lies below the log start: the lineage reaches as far back.
+#[test]
+fn epochs_are_known_as_far_back_as_there_are_files() {
+    let disk = SimDisk::new();
+    let (mut log, _) = open(&disk, small());
+    for epoch in [1, 2, 4] {
+        for tag in ["a", "b"] {
+            let epoch = LeaderEpoch::new(epoch);
+            log.append(&batch(tag, 2), epoch, NOW).unwrap();
+        }
+        log.force_roll(NOW);
+    }
+    let epochs = |log: &Log| {
+        let entries = log.epochs().entries().iter();
+        entries
+            .map(|one| (one.epoch.value(), one.start.value()))
+            .collect::<Vec<_>>()
+    };
+    log.set_log_start(Offset::new(10));
+    assert_eq!(epochs(&log), [(1, 0), (2, 4), (4, 8)]);
+    save(&mut log);
+    log.drop_segments_before(log.log_start()).run().unwrap();
+    assert_eq!((log.local_base(), epochs(&log)), (Offset::new(8), vec![(4, 8)]));
+
+    log.set_log_start(log.log_end());
+    save(&mut log);
+    disk.crash(Crash::Unsynced, &mut |_| 0);
+    let (log, _) = open(&disk, small());
+    assert_eq!((log.log_start(), epochs(&log)), (Offset::new(12), vec![(4, 8)]));
+}
+
 #[test]
 fn a_segment_rolls_before_it_grows_past_its_size() {
     let (mut log, _) = open(&SimDisk::new(), small());

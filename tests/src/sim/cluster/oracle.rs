@@ -251,9 +251,8 @@ impl Oracle {
                 header.base_offset
             );
             let chain = replica.log.epochs().epoch_at(header.base_offset);
-            // What lies before the log's start is not in the chain any more.
             must!(
-                chain == Some(header.leader_epoch) || header.base_offset < replica.log.log_start(),
+                chain == Some(header.leader_epoch),
                 "R9: broker {} has epoch {chain:?} at {} of {index}, where {} wrote",
                 broker(node),
                 header.base_offset,
